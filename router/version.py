@@ -1,0 +1,68 @@
+"""A router version: everything that decides, as immutable values and arrays. Production loads it, the learner makes it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from router.fleet import Fleet
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Centroids:
+    """Prototype embeddings and who owns them.
+
+    ``vectors`` is (M, D), unit rows; ``owners`` is (M, R), rows are posteriors over ``RouterParameters.routes`` and sum
+    to one; ``mass`` is (M,), how many queries each centroid stands for.
+    """
+
+    vectors: Array
+    owners: Array
+    mass: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterParameters:
+    """The numbers beside the centroids. Tuples over routes follow the order of ``routes`` (R of them).
+
+    ``success`` is s_d, the chance that route d answers well what is its own; ``wrong_route_success`` is u, the chance
+    that a wrong route's answer pleases. ``cost`` (US dollars a query) and ``latency_ms`` are (R, B) medians by length
+    bin, bins split at ``length_bins`` characters.
+    """
+
+    routes: tuple[str, ...]
+    success: tuple[float, ...]
+    cost: tuple[tuple[float, ...], ...]
+    latency_ms: tuple[tuple[float, ...], ...]
+    length_bins: tuple[int, ...] = (60, 240)
+    wrong_route_success: float = 0.15
+    beta: float = 40.0
+    neighbours: int = 8
+    cost_weight: float = 0.0
+    latency_weight: float = 0.05
+    abstain_below: float = 0.25
+    explore_kappa: float = 0.2
+    session_margin: float = 0.2
+    split_threshold: float = 0.5
+    split_cost: float = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterVersion:
+    """One loaded version. ``number`` is 0 and ``fingerprint`` empty while it is a candidate that was never published.
+
+    ``splitter`` holds the splitter's arrays by name (see ``router/splitter.py``). The whole fleet is part of the
+    version, so that a rollback brings back its rules, models and prices too.
+    """
+
+    fleet: Fleet
+    parameters: RouterParameters
+    centroids: Centroids
+    splitter: Mapping[str, Array]
+    encoder: str
+    number: int = 0
+    fingerprint: str = ""
+    training: Mapping[str, str] = field(default_factory=dict)

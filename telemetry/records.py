@@ -1,0 +1,153 @@
+"""What is logged: frozen values that the store writes and reads. Shapes and units stand with each field."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+Thumb = Literal["up", "down"]
+FeedbackOp = Literal["create", "revise", "withdraw"]
+Resolution = Literal["resolved", "pending", "orphaned", "ambiguous"]
+AnnotatorKind = Literal["HUMAN", "LLM", "CODE"]
+Redaction = Literal["full", "redacted", "none", "erased"]
+AliasKind = Literal["client_request_id", "response_id", "trace", "external_call_id"]
+TargetKind = Literal["inference_id", "client_request_id", "response_id", "trace", "external_call_id"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateRecord:
+    """One route that was considered: its probability, its utility and its best cosine."""
+
+    route: str
+    probability: float
+    utility: float
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRecord:
+    """A contiguous part of a query that one route answered. Offsets are characters of the query."""
+
+    segment_index: int
+    start_offset: int | None = None
+    end_offset: int | None = None
+    text: str | None = None
+    route: str | None = None
+    score: float | None = None
+    margin: float | None = None
+    cause: str | None = None
+    candidates: tuple[CandidateRecord, ...] = ()
+    propensity: float | None = None
+    explored: bool | None = None
+    embedding: bytes | None = None
+    request_model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost: float | None = None
+    duration_ms: float | None = None
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRecord:
+    """What the router chose, as it is logged. Written by the road ``route``, merged with the outcome by id."""
+
+    router_version: int
+    policy: str
+    cause: str
+    route: str
+    score: float
+    margin: float
+    propensity: float
+    explored: bool
+    split_reason: str
+    candidates: tuple[CandidateRecord, ...]
+    segments: tuple[SegmentRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeRecord:
+    """What came of a decision, in OTel GenAI's words. Costs are US dollars, durations milliseconds."""
+
+    request_model: str | None = None
+    response_model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    reasoning_output_tokens: int | None = None
+    cost: float | None = None
+    duration_ms: float | None = None
+    ttft_ms: float | None = None
+    finish_reason: str | None = None
+    error_type: str | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """The texts and the embedding (float16 bytes, little-endian) with the fingerprint of its encoder."""
+
+    query: str | None = None
+    answer: str | None = None
+    embedding: bytes | None = None
+    encoder: str | None = None
+    redaction: Redaction = "full"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inference:
+    """One decision carried out: ids, decision, outcome, payload. Either half may be missing when it is written."""
+
+    inference_id: UUID
+    source: str = "inferences"
+    client_request_id: str | None = None
+    response_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    external_call_id: str | None = None
+    session_id: str | None = None
+    end_user: str | None = None
+    decision: DecisionRecord | None = None
+    outcome: OutcomeRecord | None = None
+    segment_outcomes: tuple[SegmentRecord, ...] = ()
+    payload: Payload = field(default_factory=Payload)
+    occurred_at: datetime | None = None
+    client_sent_at: datetime | None = None
+    payload_sha256: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """One judgement of an inference or of one of its segments; append-only, the highest revision counts."""
+
+    feedback_id: UUID
+    target_kind: TargetKind
+    target_value: str
+    op: FeedbackOp = "create"
+    revision: int = 1
+    segment_index: int | None = None
+    name: str = "thumb"
+    value: Thumb | None = None
+    correction: str | None = None
+    comment: str | None = None
+    annotator_kind: AnnotatorKind = "HUMAN"
+    submitter: str | None = None
+    principal: str | None = None
+    payload_sha256: bytes = b""
+    inference_id: UUID | None = None
+    resolution: Resolution = "pending"
+    occurred_at: datetime | None = None
+    received_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreResult:
+    """What became of one event: stored, duplicate (replay), conflict (same id, other payload) or quarantined."""
+
+    id: UUID
+    status: Literal["stored", "duplicate", "conflict", "quarantined"]
+    resolution: Resolution | None = None
+    revision: int | None = None
+    message: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
