@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Policy = Literal["rules", "centroid", "cost_aware"]
-Cause = Literal["keyword", "pinned", "centroid", "explored", "abstained", "session"]
+Cause = Literal["keyword", "pinned", "centroid", "explored", "abstained", "session", "reasked"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

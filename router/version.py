@@ -16,12 +16,15 @@ class Centroids:
     """Prototype embeddings and who owns them.
 
     ``vectors`` is (M, D), unit rows; ``owners`` is (M, R), rows are posteriors over ``RouterParameters.routes`` and sum
-    to one; ``mass`` is (M,), how many queries each centroid stands for.
+    to one; ``mass`` is (M,), how many queries each centroid stands for. ``values``, where learned, is (M, R): the chance
+    that route d pleases near centroid k whatever the owner; it lets several routes serve one domain, and replaces the
+    value derived from ``owners`` and ``success`` in the utility.
     """
 
     vectors: Array
     owners: Array
     mass: Array
+    values: Array | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +33,8 @@ class RouterParameters:
 
     ``success`` is s_d, the chance that route d answers well what is its own; ``wrong_route_success`` is u, the chance
     that a wrong route's answer pleases. ``cost`` (US dollars a query) and ``latency_ms`` are (R, B) medians by length
-    bin, bins split at ``length_bins`` characters.
+    bin, bins split at ``length_bins`` characters. A query as close as ``reask_similarity`` (cosine) to the previous one of its
+    session is a re-ask: the route that was just tried is left out when another reaches ``reask_floor``.
     """
 
     routes: tuple[str, ...]
@@ -46,6 +50,8 @@ class RouterParameters:
     abstain_below: float = 0.25
     explore_kappa: float = 0.2
     session_margin: float = 0.2
+    reask_similarity: float = 0.92
+    reask_floor: float = 0.05
     split_threshold: float = 0.5
     split_cost: float = 0.02
 
