@@ -1,4 +1,4 @@
-"""A router version: everything that decides, as immutable values and arrays. Production loads it, the learner makes it."""
+"""A router version: everything that decides, as immutable values. Production loads it, the learner makes it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ class Centroids:
     """Prototype embeddings and who owns them.
 
     ``vectors`` is (M, D), unit rows; ``owners`` is (M, R), rows are posteriors over ``RouterParameters.routes`` and sum
-    to one; ``mass`` is (M,), how many queries each centroid stands for. ``values``, where learned, is (M, R): the chance
-    that route d pleases near centroid k whatever the owner; it lets several routes serve one domain, and replaces the
-    value derived from ``owners`` and ``success`` in the utility.
+    to one; ``mass`` is (M,), how many queries each centroid stands for. ``values``, where learned, is (M, R): the
+    chance that route d pleases near centroid k whatever the owner; it lets several routes serve one domain, and
+    replaces the value derived from ``owners`` and ``success`` in the utility.
     """
 
     vectors: Array
@@ -33,8 +33,8 @@ class RouterParameters:
 
     ``success`` is s_d, the chance that route d answers well what is its own; ``wrong_route_success`` is u, the chance
     that a wrong route's answer pleases. ``cost`` (US dollars a query) and ``latency_ms`` are (R, B) medians by length
-    bin, bins split at ``length_bins`` characters. A query as close as ``reask_similarity`` (cosine) to the previous one of its
-    session is a re-ask: the route that was just tried is left out when another reaches ``reask_floor``.
+    bin, bins split at ``length_bins`` characters. A query as close as ``reask_similarity`` (cosine) to the previous one
+    of its session is a re-ask: the route that was just tried is left out when another reaches ``reask_floor``.
     """
 
     routes: tuple[str, ...]

@@ -1,0 +1,48 @@
+"""Exploring where it is ambiguous, with exact propensities."""
+
+import numpy as np
+import numpy.typing as npt
+
+from router.centroids import Matrix
+
+_MOST = 0.5
+
+
+def exploration_propensities(
+    ranked: npt.NDArray[np.int64], probabilities: Matrix, *, kappa: float, exploring: npt.NDArray[np.bool_]
+) -> Matrix:
+    """The chance with which the policy picks each route, (n, R); rows sum to one.
+
+    p_explore(x) = min(1/2, kappa (1 - max p(d|x))), shared between ranks 2 and 3 in proportion to their probabilities.
+
+    Args:
+        ranked: (n, r) routes that may be chosen, best utility first, r <= 3; -1 where there is none.
+        probabilities: (n, R) p(d|x).
+        kappa: how readily to explore.
+        exploring: (n,) whether this row may explore at all; the others choose rank 1 for certain.
+    """
+    n = len(ranked)
+    rows = np.arange(n)
+    propensities = np.zeros(probabilities.shape)
+    others = ranked[:, 1:]
+    shares = np.where(others >= 0, np.take_along_axis(probabilities, np.maximum(others, 0), axis=1), 0.0)
+    total = shares.sum(axis=1)
+    p_explore = np.minimum(_MOST, kappa * (1.0 - probabilities.max(axis=1)))
+    p_explore = np.where(exploring & (total > 0), np.maximum(p_explore, 0.0), 0.0)
+    propensities[rows, ranked[:, 0]] = 1.0 - p_explore
+    shares = shares / np.maximum(total, 1e-300)[:, None] * p_explore[:, None]
+    for rank in range(others.shape[1]):
+        present = others[:, rank] >= 0
+        propensities[rows[present], others[present, rank]] += shares[present, rank]
+    return propensities
+
+
+def draw(propensities: npt.NDArray[np.float64], *, greedy: int, chance: float) -> int:
+    """The route that falls to ``chance``, uniform on [0, 1): the greedy one owns the upper end of the interval."""
+    for route in np.flatnonzero(propensities):
+        if route == greedy:
+            continue
+        chance -= propensities[route]
+        if chance < 0:
+            return int(route)
+    return greedy
