@@ -1,0 +1,341 @@
+"""The router versions in Postgres: publish, activate, roll back, load. The caller commits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from router.activations import (
+    Activation,
+    ActivationKind,
+    StaleActivation,
+    active,
+    append_activation,
+    history,
+    lock_activations,
+    newest_seq,
+    verify_history,
+    ways_back,
+)
+from router.artifact import Artifact, DamagedArtifact, pack, unpack
+from router.version import RouterVersion
+from telemetry.tables import learner_lease, router_artifact, router_version
+
+__all__ = [
+    "Activation",
+    "ActivationKind",
+    "LeaseLost",
+    "NeverActive",
+    "NothingToRollBack",
+    "PublishedVersion",
+    "RefusedVersion",
+    "StaleActivation",
+    "UnknownVersion",
+    "VersionRecord",
+    "VersionStatus",
+    "activate",
+    "active",
+    "history",
+    "list_versions",
+    "load",
+    "newest_seq",
+    "publish",
+    "quarantine_version",
+    "read_version",
+    "rollback",
+    "verify_history",
+]
+
+VersionStatus = Literal["candidate", "shadow", "canary", "active", "retired", "rejected", "quarantined"]
+
+_LEASE = "night"
+_REFUSED = ("rejected", "quarantined")
+_SERVED = ("active", "retired")
+
+
+class UnknownVersion(LookupError):
+    """There is no router version of that number; list the versions to see those there are."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"{self.__doc__} Asked for: {number}.")
+
+
+class RefusedVersion(Exception):
+    """A rejected or quarantined router version cannot be activated; choose another."""
+
+    def __init__(self, number: int, status: str) -> None:
+        self.number, self.status = number, status
+        super().__init__(f"{self.__doc__} Version {number} is {status}.")
+
+
+class NeverActive(Exception):
+    """One can only roll back to a version that served before; activate this one instead."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"{self.__doc__} Version {number} never served.")
+
+
+class NothingToRollBack(Exception):
+    """There is no earlier sound version to roll back to."""
+
+
+class LeaseLost(Exception):
+    """Another learner has taken over the night's lease; nothing was published."""
+
+    def __init__(self, *, token: int, found: int | None) -> None:
+        self.token, self.found = token, found
+        super().__init__(self.__doc__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedVersion:
+    """What publishing made. ``created`` is False where the same content had been registered before."""
+
+    number: int
+    fingerprint: str
+    created: bool
+    activation: Activation | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionRecord:
+    """What is registered about a version, without its parts."""
+
+    number: int
+    fingerprint: str
+    manifest: Mapping[str, Any]
+    parent: int | None
+    encoder: str
+    fleet: str
+    window_start: datetime | None
+    window_end: datetime | None
+    watermark: datetime | None
+    report: Mapping[str, Any] | None
+    status: VersionStatus
+    created_by: str
+    created_at: datetime
+
+
+def publish(
+    conn: Connection,
+    version: RouterVersion,
+    *,
+    actor: str,
+    reason: str,
+    parent: int | None,
+    report: Mapping[str, Any] | None = None,
+    status: VersionStatus = "active",
+    watermark: datetime | None = None,
+    window_start: datetime | None = None,
+    fencing_token: int | None = None,
+) -> PublishedVersion:
+    """Register a version and, where its status is ``active``, activate it in the same transaction.
+
+    Content that is registered already keeps its number; a version that served is not degraded by registering it anew.
+
+    Args:
+        conn: the caller commits.
+        version: what is published; its ``number`` and ``fingerprint`` are ignored.
+        actor: who publishes.
+        reason: why, for the history.
+        parent: number of the version that it was made from, None for the first.
+        report: the evaluation, JSON.
+        status: ``active`` activates; the others only register.
+        watermark: up to when telemetry was read.
+        window_start: from when on.
+        fencing_token: of the learner's lease, checked and held until commit.
+
+    Raises:
+        LeaseLost: the lease has another token by now.
+        UnknownVersion: there is no such parent.
+        RefusedVersion: the same content was quarantined.
+        DamagedArtifact: the version's numbers are not sound.
+    """
+    if fencing_token is not None:
+        _hold_lease(conn, fencing_token)
+    lock_activations(conn)
+    artifact = pack(version, parent="" if parent is None else read_version(conn, parent).fingerprint)
+    row = {
+        "report": report,
+        "status": status,
+        "watermark": watermark,
+        "window_start": window_start,
+        "window_end": watermark,
+    }
+    number, created = _register(conn, artifact, {"parent": parent, "created_by": actor, **row})
+    _store_parts(conn, number, artifact)
+    activation = None
+    if status == "active":
+        activation = _switch(conn, number, kind="publish", actor=actor, reason=reason)
+    return PublishedVersion(number=number, fingerprint=artifact.fingerprint, created=created, activation=activation)
+
+
+def activate(
+    conn: Connection, number: int, *, kind: ActivationKind, actor: str, reason: str, if_seq: int | None = None
+) -> Activation:
+    """Let a registered version serve all sessions.
+
+    Raises:
+        UnknownVersion: there is none of this number.
+        RefusedVersion: it was rejected or quarantined.
+        DamagedArtifact: its stored parts are not what was published.
+        StaleActivation: ``if_seq`` is not the newest seq.
+    """
+    lock_activations(conn, if_seq=if_seq)
+    record = read_version(conn, number)
+    if record.status in _REFUSED:
+        raise RefusedVersion(number, record.status)
+    load(conn, number)
+    return _switch(conn, number, kind=kind, actor=actor, reason=reason)
+
+
+def rollback(
+    conn: Connection,
+    *,
+    to: int | None = None,
+    actor: str,
+    reason: str,
+    if_seq: int | None = None,
+    kind: Literal["rollback", "auto_rollback"] = "rollback",
+) -> Activation:
+    """Return to a version that served before.
+
+    Without ``to``, the nearest sound one of ``activations.ways_back``: a second rollback goes one further back.
+
+    Raises:
+        NothingToRollBack: no earlier version is sound.
+        NeverActive: ``to`` never served.
+        UnknownVersion, RefusedVersion, DamagedArtifact, StaleActivation: as ``activate``.
+    """
+    lock_activations(conn, if_seq=if_seq)
+    activations = history(conn, limit=None, order="asc")
+    if to is None:
+        to = next((number for number in ways_back(activations) if _is_sound(conn, number)), None)
+        if to is None:
+            raise NothingToRollBack(NothingToRollBack.__doc__)
+    elif read_version(conn, to).number not in {row.version for row in activations if row.share == 1}:
+        raise NeverActive(to)
+    return activate(conn, to, kind=kind, actor=actor, reason=reason)
+
+
+def quarantine_version(conn: Connection, number: int) -> None:
+    """Never let this version serve again; the one that serves now must be rolled back first.
+
+    Raises:
+        UnknownVersion: there is none of this number.
+        RefusedVersion: it serves at present.
+    """
+    lock_activations(conn)
+    if read_version(conn, number).status == "active":
+        raise RefusedVersion(number, "active")
+    _set_status(conn, number, "quarantined")
+
+
+def load(conn: Connection, number: int) -> RouterVersion:
+    """Read, verify and parse a version.
+
+    Raises:
+        UnknownVersion: there is none of this number.
+        DamagedArtifact: its stored parts are not what was published.
+    """
+    record = read_version(conn, number)
+    table = router_artifact.c
+    rows = conn.execute(select(table.part, table.bytes).where(table.version == number))
+    parts = {row.part: bytes(row.bytes) for row in rows}
+    return unpack(record.manifest, parts, fingerprint=record.fingerprint, number=number)
+
+
+def read_version(conn: Connection, number: int) -> VersionRecord:
+    """What is registered under a number.
+
+    Raises:
+        UnknownVersion: there is none.
+    """
+    if not 0 < number < 2**31:
+        raise UnknownVersion(number)
+    query = select(router_version).where(router_version.c.number == number)
+    row = conn.execute(query).mappings().one_or_none()
+    if row is None:
+        raise UnknownVersion(number)
+    return VersionRecord(**row)
+
+
+def list_versions(
+    conn: Connection, *, after: int | None = None, limit: int | None = 50, order: Literal["asc", "desc"] = "desc"
+) -> list[VersionRecord]:
+    """Versions with their reports, newest first unless ``order`` is ``asc``; the page begins behind ``after``."""
+    number = router_version.c.number
+    query = select(router_version).order_by(number.asc() if order == "asc" else number.desc()).limit(limit)
+    if after is not None:
+        query = query.where(number > after if order == "asc" else number < after)
+    return [VersionRecord(**row) for row in conn.execute(query).mappings()]
+
+
+def _hold_lease(conn: Connection, token: int) -> None:
+    query = select(learner_lease.c.fencing_token).where(learner_lease.c.name == _LEASE).with_for_update()
+    found = conn.execute(query).scalar_one_or_none()
+    if found != token:
+        raise LeaseLost(token=token, found=found)
+
+
+def _register(conn: Connection, artifact: Artifact, row: Mapping[str, Any]) -> tuple[int, bool]:
+    """Number of the version with this content, and whether it is new. What is known already is only added to."""
+    table = router_version.c
+    known = conn.execute(
+        select(table.number, table.status).where(table.fingerprint == artifact.fingerprint)
+    ).one_or_none()
+    if known is None:
+        manifest = artifact.manifest
+        content = {"fingerprint": artifact.fingerprint, "manifest": manifest}
+        content |= {"encoder": manifest["encoder"], "fleet": manifest["fleet"]}
+        return int(
+            conn.execute(insert(router_version).values({**row, **content}).returning(table.number)).scalar_one()
+        ), True
+    if known.status == "quarantined":
+        raise RefusedVersion(known.number, known.status)
+    kept = ("parent", "created_by", *(("status",) if known.status in _SERVED else ()))
+    added = {name: value for name, value in row.items() if value is not None and name not in kept}
+    if added:
+        conn.execute(update(router_version).where(table.number == known.number).values(added))
+    return int(known.number), False
+
+
+def _store_parts(conn: Connection, number: int, artifact: Artifact) -> None:
+    """Write the parts; where they were there already, this heals what was damaged since."""
+    listed = artifact.manifest["parts"]
+    rows = [
+        {"version": number, "part": name, "sha256": listed[name]["sha256"], "bytes": data}
+        for name, data in artifact.parts.items()
+    ]
+    statement = upsert(router_artifact).values(rows)
+    healed = {"sha256": statement.excluded.sha256, "bytes": statement.excluded.bytes}
+    conn.execute(statement.on_conflict_do_update(index_elements=["version", "part"], set_=healed))
+
+
+def _switch(conn: Connection, number: int, *, kind: ActivationKind, actor: str, reason: str) -> Activation:
+    conn.execute(
+        update(router_version)
+        .where(router_version.c.status == "active", router_version.c.number != number)
+        .values(status="retired")
+    )
+    _set_status(conn, number, "active")
+    return append_activation(conn, number, kind=kind, actor=actor, reason=reason)
+
+
+def _set_status(conn: Connection, number: int, status: VersionStatus) -> None:
+    conn.execute(update(router_version).where(router_version.c.number == number).values(status=status))
+
+
+def _is_sound(conn: Connection, number: int) -> bool:
+    if read_version(conn, number).status in _REFUSED:
+        return False
+    try:
+        load(conn, number)
+    except DamagedArtifact:
+        return False
+    return True
