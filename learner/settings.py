@@ -17,7 +17,9 @@ class LearnerSettings:
     fewest_centroids: int = _setting(20, "never fewer centroids than this, if there are as many questions")
     most_centroids: int = _setting(300, "never more centroids than this, or than three for each route")
     lloyd_steps: int = _setting(5, "spherical k-means steps a night")
-    beta: float = _setting(40.0, "how sharply a query prefers its nearest centroids (inverse temperature of the cosine)")
+    beta: float = _setting(
+        40.0, "how sharply a query prefers its nearest centroids (inverse temperature of the cosine)"
+    )
     neighbours: int = _setting(8, "how many of the nearest centroids speak for a query")
     anchor_mass: float = _setting(20.0, "questions that yesterday's position of a centroid is worth")
     most_degrees: float = _setting(15.0, "how far a centroid may turn in one night, in degrees")

@@ -1,0 +1,155 @@
+"""Version 1 from the fleet alone, and a changed fleet applied to a version that has learned."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from learner.seeds import Embedder, Seeds, embed_seeds, seed_posterior
+from learner.settings import LearnerSettings
+from router.fleet import Fleet, Route
+from router.version import Array, Centroids, RouterParameters, RouterVersion
+
+T = TypeVar("T")
+
+# A centroid made of one example is surer of its route than the mean of all examples would be, but not certain.
+_OWN_SHARE = 0.6
+_FIRST_BETA = 20.0
+_UNCALIBRATED = 0.25
+# Until telemetry tells, an answer is taken for so long, and four characters for one token.
+_TYPICAL_ANSWER_TOKENS = 150
+_TYPICAL_LENGTHS = (30, 120, 500)
+
+
+def build_first_version(
+    fleet: Fleet, *, encoder: Embedder, seed: int = 0, settings: LearnerSettings | None = None
+) -> RouterVersion:
+    """Build a version that can route at once: every example is a centroid.
+
+    Args:
+        fleet: routes with their utterances and descriptions.
+        encoder: embeds them; the version remembers its fingerprint.
+        seed: of the splitter's training.
+        settings: of the learner, for its priors.
+
+    Returns:
+        A version with number 0; ``registry.publish`` gives it its number.
+    """
+    settings = settings or LearnerSettings()
+    seeds = embed_seeds(fleet, encoder=encoder)
+    centroids = seed_centroids(seeds, sharpness=settings.seed_sharpness, dimension=encoder.dimension)
+    return RouterVersion(
+        fleet=fleet,
+        parameters=_first_parameters(fleet, seeds, settings=settings),
+        centroids=centroids,
+        splitter=_first_splitter(fleet, encoder=encoder, seed=seed),
+        encoder=encoder.fingerprint,
+        training={"made_from": "fleet"},
+    )
+
+
+def apply_fleet(version: RouterVersion, fleet: Fleet, *, encoder: Embedder) -> RouterVersion:
+    """Apply a changed fleet to a version: routes that stay keep what they learned, new ones start from their examples.
+
+    Centroids of removed routes pass to whoever else owned a share of them; the examples of new routes become centroids.
+    """
+    settings = LearnerSettings()
+    seeds = embed_seeds(fleet, encoder=encoder)
+    first = _first_parameters(fleet, seeds, settings=settings)
+    old = {name: i for i, name in enumerate(version.parameters.routes)}
+    stays = [name in old for name in fleet.names]
+    kept = _reordered(version.centroids, [old.get(name, -1) for name in fleet.names])
+    new = seed_centroids(seeds, sharpness=settings.seed_sharpness, dimension=kept.vectors.shape[1])
+    fresh = ~np.array(stays)[seeds.route] if len(seeds.route) else np.zeros(0, bool)
+    parameters = replace(
+        version.parameters,
+        routes=fleet.names,
+        success=_carried(version.parameters.success, first.success, fleet.names, old),
+        cost=_carried(version.parameters.cost, first.cost, fleet.names, old),
+        latency_ms=_carried(version.parameters.latency_ms, first.latency_ms, fleet.names, old),
+    )
+    return replace(
+        version,
+        fleet=fleet,
+        parameters=parameters,
+        centroids=Centroids(
+            vectors=np.concatenate([kept.vectors, new.vectors[fresh]]),
+            owners=np.concatenate([kept.owners, new.owners[fresh]]),
+            mass=np.concatenate([kept.mass, new.mass[fresh]]),
+        ),
+        number=0,
+        fingerprint="",
+        training={"made_from": "fleet", "learned_by": str(version.number)},
+    )
+
+
+def seed_centroids(seeds: Seeds, *, sharpness: float, dimension: int) -> Centroids:
+    """Every example as a centroid of mass one, owned mostly by its route and for the rest as the routes' means say."""
+    if len(seeds.X) == 0:
+        R = len(seeds.means)
+        return Centroids(
+            vectors=np.zeros((0, dimension), np.float32),
+            owners=np.zeros((0, R), np.float32),
+            mass=np.zeros(0, np.float32),
+        )
+    owners = (1 - _OWN_SHARE) * seed_posterior(seeds, seeds.X, sharpness=sharpness)
+    owners[np.arange(len(owners)), seeds.route] += np.float32(_OWN_SHARE)
+    return Centroids(
+        vectors=seeds.X,
+        owners=(owners / owners.sum(axis=1, keepdims=True)).astype(np.float32),
+        mass=np.ones(len(seeds.X), np.float32),
+    )
+
+
+def calibrated_threshold(cosines: npt.NDArray[np.float32]) -> float:
+    """The best cosine under which a query is abstained from: well under nearly all that is known to belong here."""
+    if len(cosines) < 2:
+        return _UNCALIBRATED
+    return float(np.clip(np.quantile(cosines, 0.02) - 0.05, 0.15, 0.45))
+
+
+def _first_parameters(fleet: Fleet, seeds: Seeds, *, settings: LearnerSettings) -> RouterParameters:
+    others = seeds.X @ seeds.X.T - 2 * np.eye(len(seeds.X), dtype=np.float32)
+    return RouterParameters(
+        routes=fleet.names,
+        success=(settings.prior_success,) * len(fleet.routes),
+        cost=tuple(_price(route) for route in fleet.routes),
+        latency_ms=((0.0,) * len(_TYPICAL_LENGTHS),) * len(fleet.routes),
+        wrong_route_success=settings.prior_wrong_route_success,
+        beta=_FIRST_BETA,
+        neighbours=settings.neighbours,
+        reask_similarity=settings.reask_similarity,
+        abstain_below=calibrated_threshold(others.max(axis=1) if len(others) > 1 else np.zeros(0, np.float32)),
+    )
+
+
+def _price(route: Route) -> tuple[float, ...]:
+    """US dollars for a typical query of each length bin, from the operator's token prices."""
+    answer = min(_TYPICAL_ANSWER_TOKENS, route.max_completion_tokens or _TYPICAL_ANSWER_TOKENS)
+    return tuple(
+        length / 4 * route.input_cost_per_token + answer * route.output_cost_per_token for length in _TYPICAL_LENGTHS
+    )
+
+
+def _first_splitter(fleet: Fleet, *, encoder: Embedder, seed: int) -> Mapping[str, Array]:
+    return {}
+
+
+def _reordered(centroids: Centroids, columns: list[int]) -> Centroids:
+    """Centroids with owners over other routes: ``columns`` names each one's old column, -1 for a new route."""
+    owners = np.stack(
+        [centroids.owners[:, c] if c >= 0 else np.zeros(len(centroids.owners), np.float32) for c in columns], axis=1
+    )
+    owned = owners.sum(axis=1) > 0.05
+    owners = owners[owned]
+    return Centroids(
+        vectors=centroids.vectors[owned],
+        owners=(owners / owners.sum(axis=1, keepdims=True)).astype(np.float32),
+        mass=centroids.mass[owned],
+    )
+
+
+def _carried(old: tuple[T, ...], new: tuple[T, ...], names: tuple[str, ...], position: dict[str, int]) -> tuple[T, ...]:
+    return tuple(old[position[name]] if name in position else fresh for name, fresh in zip(names, new, strict=True))
