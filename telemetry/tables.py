@@ -17,6 +17,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
     Table,
     Text,
@@ -112,7 +113,7 @@ segment = Table(
     Column("cost", Float),
     Column("duration_ms", Float),
     Column("finish_reason", Text),
-    UniqueConstraint("inference_id", "segment_index"),
+    PrimaryKeyConstraint("inference_id", "segment_index"),
 )
 
 inference_payload = Table(
@@ -141,7 +142,7 @@ inference_alias = Table(
     Column(
         "inference_id", PG_UUID(as_uuid=True), ForeignKey("inference.inference_id", ondelete="CASCADE"), nullable=False
     ),
-    UniqueConstraint("kind", "value", "inference_id"),
+    PrimaryKeyConstraint("kind", "value", "inference_id"),
     Index(None, "inference_id"),
 )
 
@@ -166,7 +167,7 @@ feedback = Table(
     Column("payload_sha256", LargeBinary, nullable=False),
     _time("occurred_at", now=True),
     _time("received_at", now=True),
-    UniqueConstraint("feedback_id", "revision"),
+    PrimaryKeyConstraint("feedback_id", "revision"),
     CheckConstraint("op in ('create', 'revise', 'withdraw')", name="op"),
     CheckConstraint("resolution in ('resolved', 'pending', 'orphaned', 'ambiguous')", name="resolution"),
     CheckConstraint("value is null or value in ('up', 'down')", name="value"),
@@ -210,7 +211,7 @@ router_artifact = Table(
     Column("part", Text, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("bytes", LargeBinary, nullable=False),
-    UniqueConstraint("version", "part"),
+    PrimaryKeyConstraint("version", "part"),
 )
 
 router_activation = Table(
@@ -283,7 +284,7 @@ learner_consumption = Table(
     Column("feedback_id", PG_UUID(as_uuid=True), nullable=False),
     Column("revision", Integer, nullable=False),
     Column("version", Integer, ForeignKey("router_version.number"), nullable=False),
-    UniqueConstraint("feedback_id", "revision", "version"),
+    PrimaryKeyConstraint("feedback_id", "revision", "version"),
     ForeignKeyConstraint(
         ["feedback_id", "revision"], ["feedback.feedback_id", "feedback.revision"], ondelete="CASCADE"
     ),

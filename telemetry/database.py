@@ -1,0 +1,76 @@
+"""Engines from one URL, sync and async over psycopg 3; they give up in time and say in words what is wrong."""
+
+import re
+from urllib.parse import urlsplit
+
+from sqlalchemy import Engine, make_url
+from sqlalchemy import create_engine as _create_engine
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import create_async_engine as _create_async_engine
+
+CONNECT_TIMEOUT_S = 2
+STATEMENT_TIMEOUT_MS = 30_000
+_KEEPALIVE = {
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "5000",
+}
+
+
+class DatabaseUnavailable(Exception):  # reads as what happened
+    """The database cannot be reached; start it, or correct TRIMTAB_DATABASE_URL."""
+
+
+class WrongDatabaseUrl(ValueError):
+    """TRIMTAB_DATABASE_URL must look like postgresql://user:password@host:5432/name."""
+
+
+def parse_url(url: str) -> URL:
+    """Return the URL with the psycopg 3 driver; any ``postgres`` or ``postgresql`` scheme is taken.
+
+    Raises:
+        WrongDatabaseUrl: if it is not the URL of a Postgres database. The message never shows the password.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise WrongDatabaseUrl(WrongDatabaseUrl.__doc__) from None
+    if not re.fullmatch(r"postgres(ql)?(\+psycopg)?", parsed.drivername) or not (parsed.database or urlsplit(url).path):
+        raise WrongDatabaseUrl(WrongDatabaseUrl.__doc__)
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def _connect_arguments(*, statement_timeout_ms: int) -> dict[str, str | int]:
+    return {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "options": f"-c statement_timeout={statement_timeout_ms} -c synchronous_commit=on -c timezone=UTC",
+        **_KEEPALIVE,
+    }
+
+
+def create_engine(url: str, *, pool_size: int = 5, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> Engine:
+    """Return a sync engine. A connection that cannot be had within two seconds is an error, never a wait."""
+    return _create_engine(
+        parse_url(url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=CONNECT_TIMEOUT_S,
+        connect_args=_connect_arguments(statement_timeout_ms=statement_timeout_ms),
+    )
+
+
+def create_async_engine(
+    url: str, *, pool_size: int = 5, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS
+) -> AsyncEngine:
+    """Return an async engine with the same limits as ``create_engine``."""
+    return _create_async_engine(
+        parse_url(url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=CONNECT_TIMEOUT_S,
+        connect_args=_connect_arguments(statement_timeout_ms=statement_timeout_ms),
+    )

@@ -1,0 +1,297 @@
+"""The embedded database: our own launcher over the binaries of a pip wheel.
+
+The server listens on a unix socket in a 0700 folder only. Several processes may use one server: each is written down in
+``users/``, and the last one to leave stops it. A server whose users were all killed is adopted by the next one.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+
+from telemetry.postgres_binaries import ServerUser, find_binaries, runnable_binaries, state_folder
+
+DATABASE = "trimtab"
+SOCKET_PATH_LIMIT = 107
+START_RETRY_S = 20.0
+_SETTINGS = {
+    "listen_addresses": "",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "max_connections": "100",
+    "shared_buffers": "128MB",
+    "unix_socket_permissions": "0700",
+    "log_timezone": "UTC",
+    "timezone": "UTC",
+}
+
+
+class PostgresFailed(RuntimeError):
+    """The embedded Postgres did not start."""
+
+
+class WrongDataFolder(RuntimeError):
+    """The data folder cannot be used by this Postgres."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    state: Path
+    binaries: Path
+    user: ServerUser
+
+    @property
+    def data(self) -> Path:
+        return self.state / "data"
+
+    @property
+    def log(self) -> Path:
+        return self.state / "postgres.log"
+
+    @property
+    def socket(self) -> Path:
+        """The socket's folder; elsewhere when the path would be longer than the system allows."""
+        folder = self.state / "socket"
+        if len(os.fsencode(folder / ".s.PGSQL.5432")) <= SOCKET_PATH_LIMIT:
+            return folder
+        key = hashlib.sha256(os.fsencode(self.state)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"trimtab-{self.user.uid}-{key}"
+
+    def url(self, database: str = DATABASE) -> str:
+        return f"postgresql://trimtab@/{database}?host={quote(str(self.socket), safe='')}"
+
+
+@dataclass(slots=True, kw_only=True)
+class EmbeddedPostgres:
+    """A running embedded server and this process's claim on it."""
+
+    home: Path
+    url: str
+    _place: _Place
+    _claim: Path
+    _process: subprocess.Popen[bytes] | None = field(default=None)
+
+    def stop(self) -> None:
+        """Give up this process's claim; the last user stops the server (fast shutdown: clients are cut, data is safe)."""
+        with _locked(self._place.state):
+            self._claim.unlink(missing_ok=True)
+            if not _users(self._place.state):
+                stop_server(self._place.data, process=self._process)
+
+    def restart_if_dead(self) -> bool:
+        """Bring the server back if it died (it was killed, say). Returns whether it had to be started."""
+        if self._process is not None:
+            self._process.poll()  # reaps it
+        with _locked(self._place.state):
+            if server_pid(self._place.data) is not None:
+                return False
+            self._process = _launch(self._place)
+            return True
+
+
+def start(home: Path, *, pg_bin: Path | None = None) -> EmbeddedPostgres:
+    """Start the embedded server for ``home``, or adopt the one that runs, and return it with this process's claim.
+
+    Raises:
+        PostgresMissing: if no binaries are found.
+        PostgresFailed: if the server ends while it starts; the message carries the last line of its log.
+        WrongDataFolder: if the data was made by another major version or belongs to another user.
+    """
+    user = ServerUser.choose()
+    home.mkdir(parents=True, exist_ok=True)
+    place = _Place(state=state_folder(home, user), binaries=runnable_binaries(find_binaries(pg_bin), user), user=user)
+    place.state.mkdir(parents=True, exist_ok=True)
+    with _locked(place.state):
+        _prepare(place)
+        process = None if server_pid(place.data) is not None else _launch(place)
+        _wait_until_ready(place, process)
+        _create_database(place)
+        claim = _claim(place.state)
+    return EmbeddedPostgres(home=home, url=place.url(), _place=place, _claim=claim, _process=process)
+
+
+def status(home: Path) -> tuple[int | None, tuple[int, ...]]:
+    """Return the pid of the server of ``home`` (None when it does not run) and the pids of its users."""
+    state = state_folder(home, ServerUser.choose())
+    return server_pid(state / "data"), tuple(_users(state))
+
+
+def server_pid(data: Path) -> int | None:
+    """Return the pid of the server that runs on ``data``; a recycled pid is not taken for one."""
+    try:
+        pid = int((data / "postmaster.pid").read_text().splitlines()[0])
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, ValueError, IndexError):
+        return None
+    return pid if os.fsencode(data) in arguments and state != "Z" else None
+
+
+def stop_server(data: Path, *, process: subprocess.Popen[bytes] | None = None, timeout_s: float = 30.0) -> None:
+    """Stop the server on ``data`` fast and cleanly, and wait until it is gone."""
+    pid = server_pid(data)
+    if pid is not None:
+        os.kill(pid, signal.SIGINT)  # fast shutdown
+    deadline = time.monotonic() + timeout_s
+    while server_pid(data) is not None and time.monotonic() < deadline:
+        if process is not None:
+            process.poll()
+        time.sleep(0.02)
+    if process is not None:
+        process.wait(timeout=timeout_s)
+
+
+@contextlib.contextmanager
+def _locked(state: Path) -> Iterator[None]:
+    with (state / "launcher.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _prepare(place: _Place) -> None:
+    place.socket.mkdir(mode=0o700, exist_ok=True)
+    if place.user.switch:
+        os.chown(place.socket, place.user.uid, place.user.gid)
+    if place.socket.stat().st_uid != place.user.uid:
+        raise WrongDataFolder(f"{place.socket} belongs to another user; remove it, or set TMPDIR to a folder of yours.")
+    if not (place.data / "PG_VERSION").exists():
+        _initialise(place)
+    _check_data_folder(place)
+
+
+def _initialise(place: _Place) -> None:
+    """Make the data folder beside its final place and move it there, so that a half-made one is never used."""
+    fresh = place.state / f"data.new-{os.getpid()}-{time.monotonic_ns()}"
+    fresh.mkdir(mode=0o700)
+    if place.user.switch:
+        os.chown(fresh, place.user.uid, place.user.gid)
+    made = _run(
+        place,
+        "initdb",
+        *("-D", str(fresh), "-U", "trimtab", "-E", "UTF8", "--locale=C", "--auth=trust", "--data-checksums"),
+    )
+    if made.returncode:
+        raise PostgresFailed(f"The embedded Postgres could not make its data folder: {_last_line(made.stderr)}")
+    fresh.rename(place.data)
+
+
+def _check_data_folder(place: _Place) -> None:
+    owner = place.data.stat().st_uid
+    if owner != place.user.uid:
+        raise WrongDataFolder(
+            f"The data in {place.data} belongs to user id {owner}; run as that user, or set TRIMTAB_HOME to another folder."
+        )
+    theirs = (place.data / "PG_VERSION").read_text().strip()
+    ours = _run(place, "postgres", "--version").stdout.split()[-1].decode()
+    if ours.split(".")[0] != theirs:
+        raise WrongDataFolder(
+            f"The data in {place.data} was made by Postgres {theirs}, this is {ours}; set TRIMTAB_PG_BIN to the binaries of"
+            f" version {theirs}, or TRIMTAB_HOME to another folder."
+        )
+
+
+def _run(place: _Place, program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    done: subprocess.CompletedProcess[bytes] = subprocess.run(
+        [place.binaries / program, *arguments],
+        capture_output=True,
+        cwd="/",
+        env=_environment(),
+        check=False,
+        **place.user.popen_arguments(),  # type: ignore[call-overload]
+    )
+    return done
+
+
+def _environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C", "TZ": "UTC"}
+
+
+def _launch(place: _Place) -> subprocess.Popen[bytes]:
+    """Start the server in a session of its own, so that a signal to our group does not reach it."""
+    (place.data / "postmaster.pid").unlink(missing_ok=True)  # whoever it names is not this server: see server_pid
+    settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+    with place.log.open("ab") as log:
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            [place.binaries / "postgres", "-D", str(place.data), "-k", str(place.socket), *settings],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env=_environment(),
+            start_new_session=True,
+            **place.user.popen_arguments(),  # type: ignore[call-overload]
+        )
+    return process
+
+
+def _wait_until_ready(place: _Place, process: subprocess.Popen[bytes] | None) -> None:
+    """Wait as long as the server lives: crash recovery may take minutes.
+
+    A server that was killed leaves backends behind that hold its memory for a moment; starting is then tried again.
+    """
+    give_up = time.monotonic() + START_RETRY_S
+    while True:
+        try:
+            psycopg.connect(place.url("postgres"), connect_timeout=5).close()
+            return
+        except psycopg.OperationalError as error:
+            if process is not None and process.poll() is not None:
+                if time.monotonic() > give_up:
+                    raise PostgresFailed(
+                        f"The embedded Postgres did not start: {_last_line(place.log.read_bytes())} (see {place.log})"
+                    ) from error
+                time.sleep(0.3)
+                process = _launch(place)
+            elif process is None and server_pid(place.data) is None:
+                process = _launch(place)
+        time.sleep(0.02)
+
+
+def _create_database(place: _Place) -> None:
+    with psycopg.connect(place.url("postgres"), autocommit=True) as connection:
+        if not connection.execute("select 1 from pg_database where datname = %s", (DATABASE,)).fetchone():
+            connection.execute(f"create database {DATABASE}")
+
+
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def _started_at(pid: int) -> str | None:
+    """Ticks since boot when ``pid`` started: with it, a recycled pid is told from the one that was written down."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _claim(state: Path) -> Path:
+    folder = state / "users"
+    folder.mkdir(exist_ok=True)
+    claim = folder / f"{os.getpid()}-{_started_at(os.getpid())}-{time.monotonic_ns()}"
+    claim.touch()
+    return claim
+
+
+def _users(state: Path) -> list[int]:
+    """Pids of the living users; what the dead left behind is removed."""
+    living = []
+    for claim in (state / "users").glob("*-*-*"):
+        pid, started, _ = claim.name.split("-")
+        if _started_at(int(pid)) == started:
+            living.append(int(pid))
+        else:
+            claim.unlink(missing_ok=True)
+    return living

@@ -1,0 +1,65 @@
+"""Migrations: alembic under an advisory lock, so that any number of processes may call it at once."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
+
+import migrations
+from telemetry.database import create_engine
+
+ADVISORY_LOCK = 0x7472696D  # "trim"
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__path__[0])))
+    return config
+
+
+@contextlib.contextmanager
+def _exclusive(url: str) -> Iterator[Connection]:
+    engine: Engine = create_engine(url, pool_size=1, statement_timeout_ms=0)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": ADVISORY_LOCK})
+            connection.commit()
+            yield connection
+            connection.rollback()
+            connection.execute(text("select pg_advisory_unlock(:lock)"), {"lock": ADVISORY_LOCK})
+            connection.commit()
+    finally:
+        engine.dispose()
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Bring the database to ``revision``; waits while another process migrates, and does nothing when it is there."""
+    with _exclusive(url) as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+        connection.commit()
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Take the database back to ``revision`` (``base``: everything away)."""
+    with _exclusive(url) as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, revision)
+        connection.commit()
+
+
+def current(conn: Connection) -> str | None:
+    """Return the revision of the database, None when it was never migrated."""
+    return MigrationContext.configure(conn).get_current_revision()
+
+
+def is_current(conn: Connection) -> bool:
+    """Tell whether the database is at the newest revision this code knows."""
+    return current(conn) == ScriptDirectory.from_config(_config()).get_current_head()
