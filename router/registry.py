@@ -20,7 +20,17 @@ from router.activations import (
     verify_history,
     ways_back,
 )
-from router.artifact import Artifact, DamagedArtifact, pack, unpack
+from router.artifact import Artifact, DamagedArtifact, pack
+from router.canary import open_router
+from router.stored_versions import (
+    UnknownVersion,
+    VersionRecord,
+    VersionStatus,
+    list_versions,
+    load,
+    read_artifact,
+    read_version,
+)
 from router.version import RouterVersion
 from telemetry.tables import learner_lease, router_artifact, router_version
 
@@ -44,24 +54,15 @@ __all__ = [
     "newest_seq",
     "publish",
     "quarantine_version",
+    "read_artifact",
     "read_version",
     "rollback",
     "verify_history",
 ]
 
-VersionStatus = Literal["candidate", "shadow", "canary", "active", "retired", "rejected", "quarantined"]
-
 _LEASE = "night"
 _REFUSED = ("rejected", "quarantined")
 _SERVED = ("active", "retired")
-
-
-class UnknownVersion(LookupError):
-    """There is no router version of that number; list the versions to see those there are."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        super().__init__(f"{self.__doc__} Asked for: {number}.")
 
 
 class RefusedVersion(Exception):
@@ -102,25 +103,6 @@ class PublishedVersion:
     activation: Activation | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionRecord:
-    """What is registered about a version, without its parts."""
-
-    number: int
-    fingerprint: str
-    manifest: Mapping[str, Any]
-    parent: int | None
-    encoder: str
-    fleet: str
-    window_start: datetime | None
-    window_end: datetime | None
-    watermark: datetime | None
-    report: Mapping[str, Any] | None
-    status: VersionStatus
-    created_by: str
-    created_at: datetime
-
-
 def publish(
     conn: Connection,
     version: RouterVersion,
@@ -154,7 +136,7 @@ def publish(
         LeaseLost: the lease has another token by now.
         UnknownVersion: there is no such parent.
         RefusedVersion: the same content was quarantined.
-        DamagedArtifact: the version's numbers are not sound.
+        DamagedArtifact: the version's numbers are not sound; nothing may be committed then.
     """
     if fencing_token is not None:
         _hold_lease(conn, fencing_token)
@@ -169,6 +151,7 @@ def publish(
     }
     number, created = _register(conn, artifact, {"parent": parent, "created_by": actor, **row})
     _store_parts(conn, number, artifact)
+    open_router(load(conn, number))
     activation = None
     if status == "active":
         activation = _switch(conn, number, kind="publish", actor=actor, reason=reason)
@@ -190,7 +173,7 @@ def activate(
     record = read_version(conn, number)
     if record.status in _REFUSED:
         raise RefusedVersion(number, record.status)
-    load(conn, number)
+    open_router(load(conn, number))
     return _switch(conn, number, kind=kind, actor=actor, reason=reason)
 
 
@@ -234,46 +217,6 @@ def quarantine_version(conn: Connection, number: int) -> None:
     if read_version(conn, number).status == "active":
         raise RefusedVersion(number, "active")
     _set_status(conn, number, "quarantined")
-
-
-def load(conn: Connection, number: int) -> RouterVersion:
-    """Read, verify and parse a version.
-
-    Raises:
-        UnknownVersion: there is none of this number.
-        DamagedArtifact: its stored parts are not what was published.
-    """
-    record = read_version(conn, number)
-    table = router_artifact.c
-    rows = conn.execute(select(table.part, table.bytes).where(table.version == number))
-    parts = {row.part: bytes(row.bytes) for row in rows}
-    return unpack(record.manifest, parts, fingerprint=record.fingerprint, number=number)
-
-
-def read_version(conn: Connection, number: int) -> VersionRecord:
-    """What is registered under a number.
-
-    Raises:
-        UnknownVersion: there is none.
-    """
-    if not 0 < number < 2**31:
-        raise UnknownVersion(number)
-    query = select(router_version).where(router_version.c.number == number)
-    row = conn.execute(query).mappings().one_or_none()
-    if row is None:
-        raise UnknownVersion(number)
-    return VersionRecord(**row)
-
-
-def list_versions(
-    conn: Connection, *, after: int | None = None, limit: int | None = 50, order: Literal["asc", "desc"] = "desc"
-) -> list[VersionRecord]:
-    """Versions with their reports, newest first unless ``order`` is ``asc``; the page begins behind ``after``."""
-    number = router_version.c.number
-    query = select(router_version).order_by(number.asc() if order == "asc" else number.desc()).limit(limit)
-    if after is not None:
-        query = query.where(number > after if order == "asc" else number < after)
-    return [VersionRecord(**row) for row in conn.execute(query).mappings()]
 
 
 def _hold_lease(conn: Connection, token: int) -> None:
@@ -335,7 +278,7 @@ def _is_sound(conn: Connection, number: int) -> bool:
     if read_version(conn, number).status in _REFUSED:
         return False
     try:
-        load(conn, number)
+        open_router(load(conn, number))
     except DamagedArtifact:
         return False
     return True

@@ -72,3 +72,16 @@ class RouterVersion:
     number: int = 0
     fingerprint: str = ""
     training: Mapping[str, str] = field(default_factory=dict)
+
+
+def rules_only_version(fleet: Fleet) -> RouterVersion:
+    """A version without a single centroid: keywords and pins decide, everything else goes to the fallback."""
+    R = len(fleet.routes)
+    parameters = RouterParameters(
+        routes=fleet.names, success=(1.0,) * R, cost=((0.0,),) * R, latency_ms=((0.0,),) * R, length_bins=()
+    )
+    nothing = np.zeros((0, R), dtype=np.float32)
+    centroids = Centroids(
+        vectors=np.zeros((0, 1), dtype=np.float32), owners=nothing, mass=np.zeros(0, dtype=np.float32)
+    )
+    return RouterVersion(fleet=fleet, parameters=parameters, centroids=centroids, splitter={}, encoder="")

@@ -1,0 +1,199 @@
+"""Which version this server process decides by: follows the registry, swaps whole, keeps the last good one."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from sqlalchemy.exc import SQLAlchemyError
+
+from router.activations import CHANNEL, active
+from router.artifact import DamagedArtifact, unpack
+from router.canary import open_router
+from router.decide import Router
+from router.decision import Policy
+from router.fleet import Fleet
+from router.stored_versions import UnknownVersion, read_artifact
+from router.version import RouterVersion, rules_only_version
+from router.version_cache import read_cache, write_cache
+from telemetry.database import CONNECT_TIMEOUT_S, create_engine, parse_url
+
+POLL_SECONDS = 1.0
+_PATIENCE_SECONDS = 5.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+_DATABASE_AWAY = "The database cannot be reached; the version at hand goes on deciding."
+_Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+_NEWEST_SEQ = "select coalesce(max(seq), 0) from router_activation"
+_AWAY = (SQLAlchemyError, psycopg.Error, OSError, TimeoutError)
+
+
+class WrongEncoder(Exception):
+    """The version was made with another encoder than this process runs; start it with that encoder."""
+
+    def __init__(self, version: RouterVersion) -> None:
+        self.version = version.number
+        super().__init__(f"{self.__doc__} Version {version.number} wants {version.encoder}.")
+
+
+class RouterWatch:
+    """Keeps ``current`` at the version that is active in the registry.
+
+    A notification wakes it; behind it, it asks for the newest seq every ``poll_seconds``. A version that is damaged,
+    fails its canary queries or wants another encoder is not swapped in: the last good one goes on and ``problem`` says
+    why. With the database away the watch reconnects, and a process that starts then takes the version cached on disk,
+    or else the rules of its fleet.
+
+    Attributes:
+        current: the router that decides; read it once per request. None only before ``start``, or where there is
+            neither database, cache nor fleet.
+        seq: of the newest activation that was seen; 0 for none.
+
+    Args:
+        url: of the database.
+        home: the folder whose ``cache/`` keeps the last good version.
+        encoder: fingerprint of the encoder of this process; None accepts any.
+        fleet: whose rules decide when there is nothing else.
+        policy: of every router that is built.
+        poll_seconds: the longest time until a version is found whose notification was lost.
+        announce: told in a sentence whenever the version or the problem changes.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        home: Path,
+        encoder: str | None = None,
+        fleet: Fleet | None = None,
+        policy: Policy = "cost_aware",
+        poll_seconds: float = POLL_SECONDS,
+        announce: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.current: Router | None = None
+        self.seq = 0
+        self._refusal: str | None = None
+        self._away = False
+        self._conninfo = parse_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        self._engine = create_engine(url, pool_size=1)
+        self._cache = home / "cache" / "router-version"
+        self._encoder = encoder
+        self._fleet = fleet
+        self._policy: Policy = policy
+        self._poll_seconds = poll_seconds
+        self._announce = announce
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong at present, in a sentence; None while all is well."""
+        return self._refusal or (_DATABASE_AWAY if self._away else None)
+
+    async def start(self) -> None:
+        """Load what is active, from the database or else from disk, and follow it from then on."""
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS), self._connection() as conn:
+                await self._refresh(conn)
+        except _AWAY:
+            self._database_is_away(True)
+        if self.current is None:
+            self._start_without_database()
+        self._task = asyncio.create_task(self._follow(), name="router-watch")
+        self._task.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """Stop following; ``current`` stays as it is."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        self._engine.dispose()
+
+    async def _follow(self) -> None:
+        wait = _FIRST_WAIT
+        while True:
+            try:
+                async with self._connection() as conn:
+                    async with asyncio.timeout(_PATIENCE_SECONDS):
+                        await conn.execute(f"listen {CHANNEL}")
+                    while True:
+                        async with asyncio.timeout(_PATIENCE_SECONDS):
+                            await self._refresh(conn)
+                        wait = _FIRST_WAIT
+                        async for _ in conn.notifies(timeout=self._poll_seconds, stop_after=1):
+                            pass
+            except _AWAY:
+                self._database_is_away(True)
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[_Connection]:
+        """A connection of the watch's own, so that a full pool of requests never delays a rollback."""
+        conn = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+        try:
+            yield conn
+        finally:
+            await conn.close()
+
+    async def _refresh(self, conn: _Connection) -> None:
+        """Ask for the newest seq, and swap if it is another one than was seen."""
+        row = await (await conn.execute(_NEWEST_SEQ)).fetchone()
+        self._database_is_away(False)
+        if row is None or row[0] == self.seq:
+            return
+        await asyncio.to_thread(self._swap)
+        self.seq = row[0]
+
+    def _swap(self) -> None:
+        """Read, verify and try the active version, then let it decide. Runs beside the event loop."""
+        with self._engine.connect() as conn:
+            activation = active(conn)
+            if activation is None:
+                return
+            number = activation.version
+            try:
+                artifact = read_artifact(conn, number)
+                known = artifact.fingerprint
+                if self.current is None or self.current.version.fingerprint != known:
+                    version = unpack(artifact.manifest, artifact.parts, fingerprint=known, number=number)
+                    self.current = self._ready(version)
+                    self._announce(f"Version {number} decides from now on.")
+                self._refusal = None
+            except (DamagedArtifact, UnknownVersion, WrongEncoder) as error:
+                self._refuse(f"Version {number} is not served: {error}")
+                return
+        try:
+            write_cache(self._cache, artifact, number=number)
+        except OSError as error:
+            self._refuse(f"Version {number} serves but could not be cached on disk: {error.strerror}.")
+
+    def _ready(self, version: RouterVersion) -> Router:
+        if self._encoder is not None and version.encoder != self._encoder:
+            raise WrongEncoder(version)
+        return open_router(version, policy=self._policy)
+
+    def _start_without_database(self) -> None:
+        try:
+            version = read_cache(self._cache)
+            if version is not None:
+                self.current = self._ready(version)
+                self._announce(f"Version {version.number} decides, from the cache on disk.")
+        except (DamagedArtifact, WrongEncoder, OSError) as error:
+            self._refuse(f"The cached version is not served: {error}")
+        if self.current is None and self._fleet is not None:
+            self.current = Router(rules_only_version(self._fleet), policy="rules")
+            self._announce("No router version is at hand; the keyword rules of the fleet decide.")
+
+    def _database_is_away(self, away: bool) -> None:
+        if away != self._away:
+            self._away = away
+            self._announce(_DATABASE_AWAY if away else "The database can be reached again.")
+
+    def _refuse(self, problem: str) -> None:
+        self._refusal = problem
+        self._announce(problem)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            self._refuse(f"The watch has stopped ({type(task.exception()).__name__}); restart this process.")
