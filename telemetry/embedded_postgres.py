@@ -82,7 +82,7 @@ class EmbeddedPostgres:
     _process: subprocess.Popen[bytes] | None = field(default=None)
 
     def stop(self) -> None:
-        """Give up this process's claim; the last user stops the server (fast shutdown: clients are cut, data is safe)."""
+        """Give up this process's claim; the last user stops the server (fast: clients are cut, data is safe)."""
         with _locked(self._place.state):
             self._claim.unlink(missing_ok=True)
             if not _users(self._place.state):
@@ -189,14 +189,15 @@ def _check_data_folder(place: _Place) -> None:
     owner = place.data.stat().st_uid
     if owner != place.user.uid:
         raise WrongDataFolder(
-            f"The data in {place.data} belongs to user id {owner}; run as that user, or set TRIMTAB_HOME to another folder."
+            f"The data in {place.data} belongs to user id {owner};"
+            " run as that user, or set TRIMTAB_HOME to another folder."
         )
     theirs = (place.data / "PG_VERSION").read_text().strip()
     ours = _run(place, "postgres", "--version").stdout.split()[-1].decode()
     if ours.split(".")[0] != theirs:
         raise WrongDataFolder(
-            f"The data in {place.data} was made by Postgres {theirs}, this is {ours}; set TRIMTAB_PG_BIN to the binaries of"
-            f" version {theirs}, or TRIMTAB_HOME to another folder."
+            f"The data in {place.data} was made by Postgres {theirs}, this is {ours};"
+            f" set TRIMTAB_PG_BIN to the binaries of version {theirs}, or TRIMTAB_HOME to another folder."
         )
 
 

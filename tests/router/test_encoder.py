@@ -1,0 +1,56 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from router.encoder import Encoder, load_encoder
+from router.encoder_store import EncoderUnavailable, check_embeddings
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return load_encoder(home=tmp_path_factory.mktemp("encoder"))
+
+
+def test_the_reference_pair_has_its_known_cosine(encoder: Encoder) -> None:
+    a, b = encoder.embed(["A man is eating food.", "A man is eating a piece of bread."])
+    assert float(a @ b) == pytest.approx(0.7553, abs=1e-4)
+
+
+def test_a_text_gives_the_same_embedding_alone_and_in_a_batch(encoder: Encoder) -> None:
+    texts = [f"question number {i} " + "about my invoice " * (i % 7) for i in range(70)]
+    together = encoder.embed(texts)
+    alone = np.stack([encoder.embed([text])[0] for text in texts])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["", "a\ud800b", "word " * 3000, "😀" * 500, "这个多少钱", "\n\t "])
+def test_odd_texts_give_unit_embeddings_and_offsets_within_the_text(encoder: Encoder, text: str) -> None:
+    (encoding,) = encoder.encode([text], hidden=True)
+    assert np.linalg.norm(encoding.embedding) == pytest.approx(1.0, abs=1e-4)
+    assert encoding.hidden is not None
+    assert encoding.offsets is not None
+    assert encoding.hidden.shape == (len(encoding.offsets), 3 * encoder.dimension)
+    assert encoding.offsets.size == 0 or int(encoding.offsets.max()) <= len(text)
+
+
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path) -> None:
+    before = load_encoder(home=tmp_path).fingerprint
+    (model,) = tmp_path.glob("encoders/*/model.onnx")
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(data)
+    assert load_encoder(home=tmp_path).fingerprint == before
+    assert hashlib.sha256(model.read_bytes()).hexdigest() != hashlib.sha256(data).hexdigest()
+
+
+def test_an_unknown_encoder_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(EncoderUnavailable, match="could not be prepared") as caught:
+        load_encoder(str(tmp_path / "nothing-here"), home=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_export_that_differs_is_refused() -> None:
+    with pytest.raises(EncoderUnavailable, match="differs from sentence-transformers"):
+        check_embeddings(np.zeros((2, 4), np.float32), np.full((2, 4), 2e-4, np.float32), name="x")
