@@ -65,7 +65,7 @@ def _worker_url(server: EmbeddedPostgres, template: str) -> Iterator[str]:
         admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
 
-@pytest.fixture()
+@pytest.fixture
 def database_url(_worker_url: str) -> str:
     """The URL of this worker's database, emptied before the test."""
     engine = create_engine(_worker_url)
@@ -76,7 +76,7 @@ def database_url(_worker_url: str) -> str:
     return _worker_url
 
 
-@pytest.fixture()
+@pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
     """A sync engine on this worker's empty database."""
     engine = create_engine(database_url, pool_size=20)
@@ -84,7 +84,7 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.fixture()
+@pytest.fixture
 def connection(engine: Engine) -> Iterator[Connection]:
     """An open connection; what the test does not commit is rolled back."""
     with engine.connect() as connection:
