@@ -11,6 +11,7 @@ FeedbackOp = Literal["create", "revise", "withdraw"]
 Resolution = Literal["resolved", "pending", "orphaned", "ambiguous"]
 AnnotatorKind = Literal["HUMAN", "LLM", "CODE"]
 Redaction = Literal["full", "redacted", "none", "erased"]
+StoreStatus = Literal["stored", "duplicate", "conflict", "missing", "quarantined"]
 AliasKind = Literal["client_request_id", "response_id", "trace", "external_call_id"]
 TargetKind = Literal["inference_id", "client_request_id", "response_id", "trace", "external_call_id"]
 
@@ -143,10 +144,13 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreResult:
-    """What became of one event: stored, duplicate (replay), conflict (same id, other payload) or quarantined."""
+    """What became of one event.
+
+    stored, duplicate (a replay), conflict (same id, other payload), missing (revises what is not there), quarantined.
+    """
 
     id: UUID
-    status: Literal["stored", "duplicate", "conflict", "quarantined"]
+    status: StoreStatus
     resolution: Resolution | None = None
     revision: int | None = None
     message: str = ""

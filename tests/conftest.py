@@ -1,4 +1,4 @@
-"""A real Postgres for every test that asks: one server a session, one database a worker, cloned from a migrated template."""
+"""A real Postgres for every test: one server a session, a database a worker, cloned from a migrated template."""
 
 import getpass
 import os

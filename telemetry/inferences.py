@@ -1,0 +1,229 @@
+"""Store inferences. A row comes by two roads, the router's decision and the client's log, in either order."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from uuid import UUID
+
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import DBAPIError
+
+from telemetry.dead_letters import quarantine
+from telemetry.multirow import insert_rows
+from telemetry.records import CandidateRecord, Inference, SegmentRecord, StoreResult
+from telemetry.tables import inference, inference_alias, inference_payload, segment
+
+ROUTE_ROAD = "route"
+_DECISION = (
+    *("router_version", "policy", "cause", "route", "score", "margin", "candidates", "propensity", "explored"),
+    *("split_reason", "segment_count"),
+)
+_OUTCOME = (
+    *("request_model", "response_model", "input_tokens", "output_tokens", "reasoning_output_tokens", "cost"),
+    *("duration_ms", "ttft_ms", "finish_reason", "error_type", "started_at", "ended_at"),
+)
+_IDS = ("client_request_id", "response_id", "trace_id", "span_id", "external_call_id", "session_id", "end_user")
+_COLUMNS = (
+    *("inference_id", *_IDS, *_DECISION, *_OUTCOME),
+    *("client_sent_at", "occurred_at", "sources", "payload_sha256"),
+)
+_SEGMENT_COLUMNS = tuple(c.name for c in segment.columns)
+_PAYLOAD_COLUMNS = ("inference_id", "query", "answer", "embedding", "encoder", "redaction")
+# occurred = created + received - sent: what the client's clock is off by is taken out.
+_OCCURRED = "coalesce(r.occurred_at + (clock_timestamp() - r.client_sent_at), r.occurred_at, clock_timestamp())"
+_BAD_DATA = ("22", "23")  # SQLSTATE classes: data exception, integrity constraint violation
+
+
+def store_inferences(conn: Connection, items: Sequence[Inference]) -> list[StoreResult]:
+    """Store ``items`` and return one result each, in order; the caller commits.
+
+    The same id with the same payload is a duplicate, with another payload a conflict. The road ``route`` brings the
+    decision, which wins over one that a client sends; any other road brings the outcome. What only Postgres refuses is
+    found by bisection and quarantined, without harm to the rest. Waiting feedback for the new rows is resolved.
+    """
+    results: dict[int, StoreResult] = {}
+    for by_router in (True, False):
+        wanted = [(i, item) for i, item in enumerate(items) if (item.source == ROUTE_ROAD) == by_router]
+        first: dict[UUID, int] = {}
+        fresh = []
+        for i, item in wanted:
+            if item.inference_id in first:
+                results[i] = _repeated(item, items[first[item.inference_id]])
+            else:
+                first[item.inference_id] = i
+                fresh.append((i, item))
+        for (i, _), result in zip(fresh, _store_or_bisect(conn, [item for _, item in fresh]), strict=True):
+            results[i] = result
+    return [results[i] for i in range(len(items))]
+
+
+def _repeated(item: Inference, earlier: Inference) -> StoreResult:
+    same = item.payload_sha256 == earlier.payload_sha256
+    return StoreResult(id=item.inference_id, status="duplicate" if same else "conflict")
+
+
+def _store_or_bisect(conn: Connection, items: list[Inference]) -> list[StoreResult]:
+    if not items:
+        return []
+    try:
+        with conn.begin_nested():
+            return _store(conn, items)
+    except DBAPIError as error:
+        state = getattr(error.orig, "sqlstate", None) or "22000"  # the driver refuses a NUL without asking the server
+        if state[:2] not in _BAD_DATA or error.connection_invalidated:
+            raise
+        if len(items) == 1:
+            return [_set_aside(conn, items[0], state)]
+    half = len(items) // 2
+    return _store_or_bisect(conn, items[:half]) + _store_or_bisect(conn, items[half:])
+
+
+def _set_aside(conn: Connection, item: Inference, state: str) -> StoreResult:
+    if state == "23505":
+        return StoreResult(
+            id=item.inference_id, status="conflict", message="another inference has this trace_id and span_id"
+        )
+    raw = json.dumps(asdict(item), default=repr).encode()
+    quarantine(conn, endpoint="inferences", reason_code=f"sqlstate_{state}", raw=raw)
+    return StoreResult(id=item.inference_id, status="quarantined", message="the database refused a value")
+
+
+def _store(conn: Connection, items: list[Inference]) -> list[StoreResult]:
+    by_router = items[0].source == ROUTE_ROAD
+    statement, values = insert_rows(
+        inference,
+        [_row(item) for item in items],
+        names=_COLUMNS,
+        tail=_MERGE_DECISION if by_router else _MERGE_OUTCOME,
+        expressions={"occurred_at": _OCCURRED, "sources": "array[r.sources]"},
+    )
+    values_text = {**values, "sources": [item.source for item in items]}
+    stored = {row.inference_id for row in conn.execute(statement, values_text)}
+    kept = [item for item in items if item.inference_id in stored]
+    if kept:
+        _store_parts(conn, kept)
+    known = _known_payloads(conn, [item.inference_id for item in items if item.inference_id not in stored])
+    return [_result(item, stored, known) for item in items]
+
+
+def _result(item: Inference, stored: set[UUID], known: dict[UUID, bytes | None]) -> StoreResult:
+    if item.inference_id in stored:
+        return StoreResult(id=item.inference_id, status="stored")
+    same = item.source == ROUTE_ROAD or known.get(item.inference_id) == item.payload_sha256
+    return StoreResult(id=item.inference_id, status="duplicate" if same else "conflict")
+
+
+def _known_payloads(conn: Connection, ids: list[UUID]) -> dict[UUID, bytes | None]:
+    if not ids:
+        return {}
+    columns = (inference.c.inference_id, inference.c.payload_sha256)
+    return {row[0]: row[1] for row in conn.execute(select(*columns).where(inference.c.inference_id.in_(ids)))}
+
+
+def _merge(*, prefer_new: Iterable[str], prefer_old: Iterable[str], condition: str) -> str:
+    sets = [f"{c} = coalesce(excluded.{c}, inference.{c})" for c in prefer_new]
+    sets += [f"{c} = coalesce(inference.{c}, excluded.{c})" for c in prefer_old]
+    sets.append("sources = array_append(inference.sources, excluded.sources[1])")
+    return (
+        f"on conflict (inference_id) do update set {', '.join(sets)} where {condition} returning inference.inference_id"
+    )
+
+
+_MERGE_DECISION = _merge(
+    prefer_new=_DECISION,
+    prefer_old=(*_IDS, "client_sent_at"),
+    condition=f"not ('{ROUTE_ROAD}' = any(inference.sources))",
+)
+_MERGE_OUTCOME = _merge(
+    prefer_new=(*_IDS, *_OUTCOME, "client_sent_at", "payload_sha256"),
+    prefer_old=_DECISION,
+    condition="inference.payload_sha256 is null",
+)
+
+
+def _candidates(candidates: tuple[CandidateRecord, ...]) -> str | None:
+    return json.dumps([asdict(c) for c in candidates]) if candidates else None
+
+
+def _row(item: Inference) -> dict[str, object]:
+    row: dict[str, object] = {name: getattr(item, name) for name in _IDS}
+    row |= {"inference_id": item.inference_id, "payload_sha256": item.payload_sha256}
+    row |= {"client_sent_at": item.client_sent_at, "occurred_at": item.occurred_at}
+    if item.decision:
+        row |= {name: getattr(item.decision, name) for name in _DECISION if name not in ("candidates", "segment_count")}
+        row |= {"candidates": _candidates(item.decision.candidates), "segment_count": len(item.decision.segments) or 1}
+    if item.outcome:
+        row |= {name: getattr(item.outcome, name) for name in _OUTCOME}
+    return row
+
+
+def _store_parts(conn: Connection, items: list[Inference]) -> None:
+    """Segments of split queries, payloads and aliases of rows that were new or merged."""
+    segments = [row for item in items for row in _segment_rows(item)]
+    if segments:
+        better = ", ".join(
+            f"{c} = coalesce(segment.{c}, excluded.{c})" for c in _SEGMENT_COLUMNS if c not in segment.primary_key
+        )
+        tail = f"on conflict (inference_id, segment_index) do update set {better}"
+        conn.execute(*insert_rows(segment, segments, names=_SEGMENT_COLUMNS, tail=tail))
+    payloads = [_payload_row(item) for item in items if _has_payload(item)]
+    if payloads:
+        better = ", ".join(f"{c} = coalesce(inference_payload.{c}, excluded.{c})" for c in _PAYLOAD_COLUMNS[1:-1])
+        tail = f"on conflict (inference_id) do update set {better}"
+        conn.execute(*insert_rows(inference_payload, payloads, names=_PAYLOAD_COLUMNS, tail=tail))
+    aliases = [row for item in items for row in _alias_rows(item)]
+    if aliases:
+        names = ("kind", "value", "inference_id")
+        conn.execute(*insert_rows(inference_alias, aliases, names=names, tail="on conflict do nothing"))
+    _resolve_waiting_feedback(conn, items, aliases)
+
+
+def _segment_rows(item: Inference) -> list[dict[str, object]]:
+    """Rows of ``segment``; an unsplit query has none, since its one segment is the inference itself."""
+    parts = item.decision.segments if item.decision else item.segment_outcomes
+    if len(parts) < 2:
+        return []
+    outcomes = {part.segment_index: part for part in item.segment_outcomes}
+    return [_segment_row(item.inference_id, part, outcomes.get(part.segment_index)) for part in parts]
+
+
+def _segment_row(inference_id: UUID, part: SegmentRecord, outcome: SegmentRecord | None) -> dict[str, object]:
+    row = {name: getattr(part, name) for name in _SEGMENT_COLUMNS if name not in ("inference_id", "candidates")}
+    if outcome:
+        row |= {name: getattr(outcome, name) for name, value in row.items() if value is None}
+    return {**row, "inference_id": inference_id, "candidates": _candidates(part.candidates)}
+
+
+def _has_payload(item: Inference) -> bool:
+    payload = item.payload
+    return payload.query is not None or payload.answer is not None or payload.embedding is not None
+
+
+def _payload_row(item: Inference) -> dict[str, object]:
+    row: dict[str, object] = {name: getattr(item.payload, name) for name in _PAYLOAD_COLUMNS[1:]}
+    return {**row, "inference_id": item.inference_id}
+
+
+def _alias_rows(item: Inference) -> list[dict[str, object]]:
+    named = {kind: getattr(item, kind) for kind in ("client_request_id", "response_id", "external_call_id")}
+    pairs = [(kind, value) for kind, value in named.items() if value]
+    if item.trace_id:
+        pairs.append(("trace", item.trace_id))
+        if item.span_id:
+            pairs.append(("trace", f"{item.trace_id}:{item.span_id}"))
+    return [{"kind": kind, "value": value, "inference_id": item.inference_id} for kind, value in pairs]
+
+
+_RESOLVE = text(
+    "update feedback f set inference_id = a.id, resolution = 'resolved'"
+    " from unnest(cast(:kinds as text[]), cast(:targets as text[]), cast(:ids as uuid[])) as a(kind, value, id)"
+    " where f.target_kind = a.kind and f.target_value = a.value"
+    " and f.resolution <> 'resolved' and f.resolution <> 'ambiguous'"
+)
+
+
+def _resolve_waiting_feedback(conn: Connection, items: list[Inference], aliases: list[dict[str, object]]) -> None:
+    targets = [("inference_id", str(item.inference_id), item.inference_id) for item in items]
+    targets += [(str(a["kind"]), str(a["value"]), a["inference_id"]) for a in aliases]  # type: ignore[misc]
+    kinds, values, ids = zip(*targets, strict=True)
+    conn.execute(_RESOLVE, {"kinds": list(kinds), "targets": list(values), "ids": list(ids)})

@@ -1,0 +1,79 @@
+from dataclasses import replace
+from datetime import timedelta
+from uuid import uuid4
+
+from sqlalchemy import Connection, text
+
+from telemetry.feedback import list_feedback, mark_orphans, read_feedback, resolve_waiting, store_feedback
+from telemetry.ids import new_id
+from telemetry.inferences import store_inferences
+from telemetry.records import Feedback, Inference
+
+
+def vote(target: str, **changes: object) -> Feedback:
+    values: dict[str, object] = {
+        "feedback_id": uuid4(),
+        "target_kind": "response_id",
+        "target_value": target,
+        "value": "up",
+        "payload_sha256": b"up",
+    }
+    return Feedback(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def statuses(connection: Connection, *items: Feedback) -> list[str]:
+    return [result.status for result in store_feedback(connection, items)]
+
+
+def test_the_same_vote_again_is_a_duplicate_and_another_body_a_conflict(connection: Connection) -> None:
+    item = vote("r")
+    changed = replace(item, value="down", payload_sha256=b"down")
+    assert statuses(connection, item) == ["stored"]
+    assert statuses(connection, item, changed) == ["duplicate", "conflict"]
+    assert [f["value"] for f in read_feedback(connection, item.feedback_id)] == ["up"]
+
+
+def test_a_vote_is_revised_and_withdrawn_by_new_revisions(connection: Connection) -> None:
+    item = vote("r", segment_index=1)
+    revised = replace(item, op="revise", value="down", segment_index=None, payload_sha256=b"down")
+    withdrawn = replace(item, op="withdraw", value=None, segment_index=None, payload_sha256=b"")
+    assert statuses(connection, item, revised, revised, withdrawn, withdrawn) == [
+        *("stored", "stored", "duplicate", "stored", "duplicate")
+    ]
+    rows = read_feedback(connection, item.feedback_id)
+    assert [(f["revision"], f["op"], f["value"], f["segment_index"]) for f in rows] == [
+        (1, "create", "up", 1),
+        (2, "revise", "down", 1),
+        (3, "withdraw", None, 1),
+    ]
+
+
+def test_revising_what_is_not_there_is_missing_and_changes_nothing(connection: Connection) -> None:
+    assert statuses(connection, vote("r", op="revise")) == ["missing"]
+    assert list_feedback(connection) == []
+
+
+def test_an_id_that_names_two_inferences_is_ambiguous(connection: Connection) -> None:
+    same = [Inference(inference_id=new_id(), response_id="r", payload_sha256=b"x") for _ in range(2)]
+    store_inferences(connection, same)
+    (result,) = store_feedback(connection, [vote("r")])
+    assert result.resolution == "ambiguous"
+
+
+def test_orphans_are_listed_and_still_resolved_when_the_target_comes(connection: Connection) -> None:
+    item = vote("late")
+    store_feedback(connection, [item])
+    assert mark_orphans(connection, older_than=timedelta(0)) == 1
+    assert [f["feedback_id"] for f in list_feedback(connection, resolution="orphaned")] == [item.feedback_id]
+    store_inferences(connection, [Inference(inference_id=new_id(), response_id="late", payload_sha256=b"x")])
+    assert [f["resolution"] for f in read_feedback(connection, item.feedback_id)] == ["resolved"]
+
+
+def test_votes_that_crossed_their_inference_are_found_by_the_sweep(connection: Connection) -> None:
+    target = new_id()
+    items = [vote("crossed"), vote(str(target), target_kind="inference_id")]
+    store_inferences(connection, [Inference(inference_id=target, response_id="crossed", payload_sha256=b"x")])
+    store_feedback(connection, items)
+    connection.execute(text("update feedback set inference_id = null, resolution = 'pending'"))
+    assert resolve_waiting(connection) == 2
+    assert {f["inference_id"] for f in list_feedback(connection)} == {target}

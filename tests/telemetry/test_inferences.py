@@ -1,0 +1,179 @@
+import random
+import threading
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Engine, func, select, text
+
+from telemetry.dead_letters import counts
+from telemetry.feedback import store_feedback
+from telemetry.ids import new_id
+from telemetry.inference_reading import read_inference
+from telemetry.inferences import store_inferences
+from telemetry.records import (
+    CandidateRecord,
+    DecisionRecord,
+    Feedback,
+    Inference,
+    OutcomeRecord,
+    Payload,
+    SegmentRecord,
+)
+from telemetry.tables import dead_letter, inference
+
+
+def decision(route: str = "billing", *, segments: tuple[SegmentRecord, ...] = ()) -> DecisionRecord:
+    return DecisionRecord(
+        router_version=3,
+        policy="centroid",
+        cause="centroid",
+        route=route,
+        score=0.8,
+        margin=0.3,
+        propensity=0.97,
+        explored=False,
+        split_reason="one question",
+        candidates=(CandidateRecord(route=route, probability=0.8, utility=0.7, similarity=0.6),),
+        segments=segments,
+    )
+
+
+def logged(inference_id: UUID | None = None, **changes: object) -> Inference:
+    values: dict[str, object] = {
+        "inference_id": inference_id or new_id(),
+        "outcome": OutcomeRecord(output_tokens=12, cost=1e-4, finish_reason="stop"),
+        "payload": Payload(query="why was I charged twice?", answer="Because."),
+        "payload_sha256": b"one",
+    }
+    return Inference(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def decided(inference_id: UUID) -> Inference:
+    return Inference(inference_id=inference_id, source="route", decision=decision(), payload=Payload(query="why?"))
+
+
+def test_the_same_event_again_is_a_duplicate_and_another_body_a_conflict(connection: Connection) -> None:
+    item = logged()
+    other = logged(item.inference_id, payload_sha256=b"two")
+    assert [r.status for r in store_inferences(connection, [item])] == ["stored"]
+    assert [r.status for r in store_inferences(connection, [item, other])] == ["duplicate", "conflict"]
+    assert counts(connection)["inferences"] == 1
+
+
+@pytest.mark.parametrize("decision_first", [True, False])
+def test_decision_and_outcome_merge_whichever_comes_first(connection: Connection, decision_first: bool) -> None:
+    key = new_id()
+    roads = [decided(key), logged(key, decision=decision("sent by the client"))]
+    for item in roads if decision_first else reversed(roads):
+        assert store_inferences(connection, [item])[0].status == "stored"
+    stored = read_inference(connection, key)
+    assert stored is not None
+    assert stored.inference["route"] == "billing"
+    assert stored.inference["output_tokens"] == 12
+    assert sorted(stored.inference["sources"]) == ["inferences", "route"]
+    assert stored.payload is not None
+    assert stored.payload["answer"] == "Because."
+
+
+def test_both_roads_in_one_batch_make_one_row(connection: Connection) -> None:
+    key = new_id()
+    assert [r.status for r in store_inferences(connection, [logged(key), decided(key)])] == ["stored", "stored"]
+    assert counts(connection)["inferences"] == 1
+
+
+def test_segments_of_a_split_query_carry_offsets_and_their_own_outcome(connection: Connection) -> None:
+    parts = tuple(
+        SegmentRecord(segment_index=i, start_offset=10 * i, end_offset=10 * i + 9, text="x", route=route)
+        for i, route in enumerate(("billing", "travel"))
+    )
+    outcome = SegmentRecord(segment_index=1, output_tokens=7)
+    item = logged(decision=decision(segments=parts), segment_outcomes=(outcome,))
+    store_inferences(connection, [item])
+    stored = read_inference(connection, item.inference_id)
+    assert stored is not None
+    assert [(s["route"], s["start_offset"], s["output_tokens"]) for s in stored.segments] == [
+        ("billing", 0, None),
+        ("travel", 10, 7),
+    ]
+
+
+@pytest.mark.parametrize("bad", [1, 37, 99])
+def test_bad_rows_do_not_harm_their_batch(connection: Connection, bad: int) -> None:
+    batch = [logged(payload_sha256=bytes([i])) for i in range(100)]
+    spoiled = set(random.Random(bad).sample(range(100), bad))
+    batch = [logged(item.inference_id, response_id="nul\0") if i in spoiled else item for i, item in enumerate(batch)]
+    results = store_inferences(connection, batch)
+    assert {i for i, r in enumerate(results) if r.status == "quarantined"} == spoiled
+    assert sum(r.status == "stored" for r in results) == 100 - bad
+    assert connection.execute(select(func.count()).select_from(dead_letter)).scalar_one() == bad
+
+
+def test_two_inferences_with_one_span_conflict(connection: Connection) -> None:
+    first, second = (logged(trace_id="t", span_id="s") for _ in range(2))
+    assert [r.status for r in store_inferences(connection, [first])] == ["stored"]
+    assert [r.status for r in store_inferences(connection, [second, logged()])] == ["conflict", "stored"]
+
+
+def test_sixteen_clients_with_the_same_event_make_one_row(engine: Engine) -> None:
+    item = logged(client_request_id="c")
+    statuses: list[str] = []
+
+    def send() -> None:
+        with engine.begin() as conn:
+            statuses.append(store_inferences(conn, [item])[0].status)
+
+    threads = [threading.Thread(target=send) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == ["duplicate"] * 15 + ["stored"]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(order=st.permutations([0, 1, 2, 3, 0, 1, 2, 3, 4]))
+def test_any_order_and_repetition_of_events_leaves_the_same_rows(engine: Engine, order: list[int]) -> None:
+    keys = [UUID(int=i + 1) for i in range(3)]
+    events = [decided(keys[0]), logged(keys[0]), logged(keys[1]), decided(keys[2]), decided(keys[1])]
+    with engine.connect() as conn:
+        for at in range(0, len(order), 4):
+            store_inferences(conn, [events[i] for i in order[at : at + 4]])
+        columns = (inference.c.inference_id, inference.c.route, inference.c.output_tokens, inference.c.payload_sha256)
+        rows = [tuple(row) for row in conn.execute(select(*columns).order_by(inference.c.inference_id))]
+        conn.rollback()
+    assert rows == [
+        (keys[0], "billing", 12, b"one"),
+        (keys[1], "billing", 12, b"one"),
+        (keys[2], "billing", None, None),
+    ]
+
+
+def test_a_clock_that_is_an_hour_off_is_repaired(connection: Connection) -> None:
+    hour = "clock_timestamp() - interval '1 hour'"
+    created, sent = connection.execute(text(f"select {hour} - interval '5 s', {hour}")).one()
+    item = logged(occurred_at=created, client_sent_at=sent)
+    store_inferences(connection, [item])
+    off = text("select extract(epoch from clock_timestamp() - occurred_at) from inference")
+    assert 4 < float(connection.execute(off).scalar_one()) < 10
+
+
+def test_feedback_before_its_inference_waits_and_is_resolved_by_any_alias(connection: Connection) -> None:
+    by_alias = Feedback(
+        feedback_id=uuid4(), target_kind="response_id", target_value="r1", value="up", payload_sha256=b"x"
+    )
+    item = logged(response_id="r1")
+    by_id = Feedback(
+        feedback_id=uuid4(),
+        target_kind="inference_id",
+        target_value=str(item.inference_id),
+        value="down",
+        payload_sha256=b"y",
+    )
+    assert [r.resolution for r in store_feedback(connection, [by_alias, by_id])] == ["pending", "pending"]
+    store_inferences(connection, [item])
+    stored = read_inference(connection, item.inference_id)
+    assert stored is not None
+    assert {f["value"] for f in stored.feedback} == {"up", "down"}
+    assert {f["resolution"] for f in stored.feedback} == {"resolved"}
