@@ -99,7 +99,7 @@ def unpack(
     """
     verify(manifest, parts, fingerprint=fingerprint)
     fleet = _parse("fleet.json", parts, fleet_from_json)
-    if fleet_fingerprint(fleet) != manifest["fleet"]:
+    if fleet_fingerprint(fleet) != manifest.get("fleet"):
         raise DamagedArtifact("fleet.json", "the manifest names another fleet")
     version = RouterVersion(
         fleet=fleet,
@@ -129,12 +129,14 @@ def verify(manifest: Mapping[str, Any], parts: Mapping[str, bytes], *, fingerpri
     if not isinstance(listed, Mapping) or set(listed) != set(PARTS) or not isinstance(manifest.get("encoder"), str):
         raise DamagedArtifact("manifest", "it does not list the parts of a router version")
     for name in PARTS:
-        data = parts.get(name)
+        data, entry = parts.get(name), listed[name]
+        if not isinstance(entry, Mapping):
+            raise DamagedArtifact("manifest", f"it does not describe {name}")
         if data is None:
             raise DamagedArtifact(name, "it is missing")
-        if len(data) != listed[name]["bytes"]:
-            raise DamagedArtifact(name, f"it has {len(data)} bytes instead of {listed[name]['bytes']}")
-        if hashlib.sha256(data).hexdigest() != listed[name]["sha256"]:
+        if len(data) != entry.get("bytes"):
+            raise DamagedArtifact(name, f"it has {len(data)} bytes, not what the manifest says")
+        if hashlib.sha256(data).hexdigest() != entry.get("sha256"):
             raise DamagedArtifact(name, "its sha256 is not that of the manifest")
     if set(parts) != set(PARTS):
         raise DamagedArtifact(sorted(set(parts) - set(PARTS))[0], "the manifest does not know it")

@@ -105,7 +105,7 @@ class _Reader:
         routes: list[Route] = []
         seen: dict[str, tuple[str, int]] = {}
         for node in items:
-            route = self.route(node, fallback=fallback)
+            route = self.route(node)
             line = node.start_mark.line + 1
             folded = unicodedata.normalize("NFKC", route.name).casefold()
             if folded in seen:
@@ -119,17 +119,18 @@ class _Reader:
         if fallback not in names:
             hint = _nearest(fallback, names)
             raise self.error(entries["fallback"], "fallback", f"{fallback!r} is not the name of a route{hint}")
+        for node, route in zip(items, routes, strict=True):
+            if not route.utterances and route.name != fallback:
+                problem = "are empty; give some example questions"
+                raise self.error(node, f"utterances of route {route.name!r}", problem)
         return Fleet(fallback=fallback, routes=tuple(routes))
 
-    def route(self, node: Any, *, fallback: str) -> Route:
+    def route(self, node: Any) -> Route:
         entries = self.mapping(node, "a route", known=tuple(_FIELDS))
         if "name" not in entries:
             raise self.error(node, "name", "is missing; every route needs one")
         name = self.name(entries["name"], "name")
         values = {key: _FIELDS[key](self, value, f"{key} of route {name!r}") for key, value in entries.items()}
-        if not values.get("utterances") and name != fallback:
-            at = entries.get("utterances", node)
-            raise self.error(at, f"utterances of route {name!r}", "are empty; give some example questions")
         return Route(**{**values, "name": name})
 
     def mapping(self, node: Any, what: str, *, known: tuple[str, ...]) -> dict[str, Any]:

@@ -84,6 +84,7 @@ class RouterWatch:
         self._poll_seconds = poll_seconds
         self._announce = announce
         self._task: asyncio.Task[None] | None = None
+        self._swapping: asyncio.Task[None] | None = None
 
     @property
     def problem(self) -> str | None:
@@ -107,6 +108,8 @@ class RouterWatch:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
+        if self._swapping is not None:
+            await asyncio.wait((self._swapping,), timeout=_PATIENCE_SECONDS)
         self._engine.dispose()
 
     async def _follow(self) -> None:
@@ -142,7 +145,9 @@ class RouterWatch:
         self._database_is_away(False)
         if row is None or row[0] == self.seq:
             return
-        await asyncio.to_thread(self._swap)
+        # Shielded, so that a stop does not leave the thread behind with its connection open.
+        self._swapping = asyncio.create_task(asyncio.to_thread(self._swap))
+        await asyncio.shield(self._swapping)
         self.seq = row[0]
 
     def _swap(self) -> None:
