@@ -112,7 +112,8 @@ def changed_decisions(
 
 def _owners(version: RouterVersion) -> npt.NDArray[np.str_]:
     names: npt.NDArray[np.str_] = np.array(version.parameters.routes)
-    return np.take(names, version.centroids.owners.argmax(axis=1))
+    owners: npt.NDArray[np.str_] = names[version.centroids.owners.argmax(axis=1)]
+    return owners
 
 
 def _movements(a: RouterVersion, b: RouterVersion) -> tuple[RouteMovement, ...]:

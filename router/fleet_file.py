@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from router.fleet import Fleet, FleetError, Route
-from router.rules import BadPattern, compile_keyword
+from router.rules import BadPattern, compile_keywords
 
 MOST_BYTES = 8 << 20
 MOST_ROUTES = 1_000
@@ -184,7 +184,7 @@ class _Reader:
             if not keyword:
                 raise self.error(item, key, "has an empty entry, which would match everything")
             try:
-                pattern = compile_keyword(keyword)
+                pattern = compile_keywords([keyword])
             except BadPattern as error:
                 raise self.error(item, key, f"{keyword!r} is not a pattern of google-re2: {error}") from None
             if pattern.search(b""):
