@@ -109,8 +109,8 @@ def _merge(router: Router, query: str, parts: Units, *, explore: bool) -> Units:
 def certainty(boundaries: Sequence[Boundary], spans: Spans) -> float:
     """The chance that the query really has these segments: the least probable of the boundaries that part them."""
     least = 1.0
-    for (before, _), (start, _) in pairwise(spans):
-        least = min(least, max((b.probability for b in boundaries if before < b.start <= start), default=0.0))
+    for (_, end), (start, _) in pairwise(spans):
+        least = min(least, max((b.probability for b in boundaries if end <= b.start <= start), default=0.0))
     return least
 
 

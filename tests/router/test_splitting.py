@@ -78,4 +78,5 @@ def test_a_split_is_as_certain_as_its_least_certain_boundary():
         Boundary(start=20, probability=0.7),
     )
     assert certainty(boundaries, ((0, 9), (12, 18), (22, 30))) == 0.7
-    assert certainty(boundaries, ((0, 18), (22, 30))) == 0.9
+    assert certainty(boundaries, ((0, 18), (22, 30))) == 0.7
+    assert certainty(boundaries[:2], ((0, 9), (12, 30))) == 0.9
