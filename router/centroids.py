@@ -83,6 +83,10 @@ class CentroidIndex:
         result = np.full((len(rows), self._owners.shape[1]), -1.0, dtype=np.float32)
         if len(order) == 0:
             return result
+        if len(rows) == 1:
+            # A matrix product would wake all threads of BLAS for one query, which costs more than it saves.
+            result[0, routes] = np.maximum.reduceat(np.vecdot(self._vectors_by_owner, rows[0]), starts)
+            return result
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
             result[part, routes] = np.maximum.reduceat(rows[part] @ self._vectors_by_owner.T, starts, axis=1)
