@@ -52,19 +52,22 @@ class SegmentRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionRecord:
-    """What the router chose, as it is logged. Written by the road ``route``, merged with the outcome by id."""
+    """What the router chose, as it is logged. Written by the road ``route``, merged with the outcome by id.
 
-    router_version: int
-    policy: str
-    cause: str
+    All but ``route`` may be missing when a client logs a decision that another router took.
+    """
+
     route: str
-    score: float
-    margin: float
-    propensity: float
-    explored: bool
-    split_reason: str
-    candidates: tuple[CandidateRecord, ...]
-    segments: tuple[SegmentRecord, ...]
+    router_version: int | None = None
+    policy: str | None = None
+    cause: str | None = None
+    score: float | None = None
+    margin: float | None = None
+    propensity: float | None = None
+    explored: bool | None = None
+    split_reason: str | None = None
+    candidates: tuple[CandidateRecord, ...] = ()
+    segments: tuple[SegmentRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

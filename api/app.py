@@ -1,0 +1,137 @@
+"""Compose the server: nothing is built before ``create_app``, and connections only when the process starts."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.deciding import Deciding
+from api.errors import add_error_handlers
+from api.intake import Intake
+from api.metrics import Metrics
+from api.recording import Recording
+from api.routes import deciding, feedback, health, inferences, nights, versions
+from api.schemas import BODIES
+from api.settings import Settings
+from api.state import ServerState
+from router.encoder import load_encoder
+from router.fleet import load_fleet
+from router.watch import RouterWatch
+from telemetry.database import create_engine
+
+VERSION = "0.1.0"
+_ABOUT = "Learns where to send a question. Decide, log what came of it, judge it; versions are published each night."
+
+
+def create_app(settings: Settings, *, database_url: str) -> FastAPI:
+    """Return the application. It connects when it starts and lets go when it ends.
+
+    Args:
+        settings: as read from the environment.
+        database_url: the migrated database.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        state = await _start(settings, database_url)
+        app.state.server = state
+        app.state.children = set()
+        try:
+            yield
+        finally:
+            await _stop(state)
+
+    app = FastAPI(title="Trimtab", version=VERSION, description=_ABOUT, lifespan=lifespan, redoc_url=None)
+    for module in (deciding, inferences, feedback, versions, nights, health):
+        app.include_router(module.router)
+    add_error_handlers(app)
+    _count_requests(app)
+    _describe_bodies(app)
+    return app
+
+
+async def _start(settings: Settings, database_url: str) -> ServerState:
+    home = settings.home_folder
+    log = structlog.get_logger()
+    encoder = load_encoder(settings.encoder, home=home)
+    engine = create_engine(database_url, pool_size=8)
+    watch = RouterWatch(
+        database_url,
+        home=home,
+        encoder=encoder.fingerprint,
+        fleet=load_fleet(settings.fleet_path) if Path(settings.fleet_path).exists() else None,
+        announce=lambda sentence: log.info("router_version", detail=sentence),
+    )
+    await watch.start()
+    intake = Intake(engine, most_items=settings.queue_items, most_bytes=settings.queue_bytes)
+    intake.start()
+    metrics = Metrics()
+    metrics.watch_counts("trimtab_events_waiting", "Events in the intake queue", lambda: intake.waiting)
+    for name in ("received", "stored", "duplicate", "conflict", "missing", "quarantined", "failed", "shed", "unlogged"):
+        metrics.watch_counts(f"trimtab_events_{name}", f"Events {name} since the start", _count(intake, name))
+    return ServerState(
+        settings=settings,
+        database_url=database_url,
+        engine=engine,
+        watch=watch,
+        deciding=Deciding(encoder, current=lambda: watch.current, remember=timedelta(minutes=settings.session_minutes)),
+        intake=intake,
+        recording=Recording(store_text=settings.store_text, key=settings.hash_key()),
+        metrics=metrics,
+    )
+
+
+def _count(intake: Intake, name: str) -> Any:
+    return lambda: intake.counts[name]
+
+
+async def _stop(state: ServerState) -> None:
+    """Store what waits, then let go of everything."""
+    state.draining = True
+    await state.watch.stop()
+    state.intake.stop()
+    state.deciding.close()
+    state.engine.dispose()
+
+
+def _count_requests(app: FastAPI) -> None:
+    app.add_middleware(_CountRequests)
+
+
+class _CountRequests:
+    """Count answers by path template and status; plain ASGI, since it stands before every request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                metrics: Metrics = scope["app"].state.server.metrics
+                path = getattr(scope.get("route"), "path", "unknown")
+                metrics.requests.labels(path, str(message["status"])).inc()
+            await send(message)
+
+        await self._app(scope, receive, counted if scope["type"] == "http" else send)
+
+
+def _describe_bodies(app: FastAPI) -> None:
+    """Add the bodies that the calls parse by themselves to the OpenAPI document."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=app.routes)
+            models = [(model, "validation") for model in BODIES]
+            _, bodies = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
+            document.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

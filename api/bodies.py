@@ -1,0 +1,58 @@
+"""Request bodies: read up to a limit, checked for type and encoding, parsed strictly from the raw bytes."""
+
+from typing import Any, TypeVar
+
+from fastapi import Request
+
+from api.errors import ApiError
+from api.schemas import Strict
+
+Body = TypeVar("Body", bound=Strict)
+
+
+async def read_body(request: Request, *, limit: int) -> bytes:
+    """Return the raw body.
+
+    Raises:
+        ApiError: 415 for another type or a compressed body, 413 for more than ``limit`` bytes.
+    """
+    kind = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "wrong_type", "Send the body as application/json.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ApiError(415, "wrong_encoding", "Send the body uncompressed.")
+    declared = request.headers.get("content-length", "0")
+    if not declared.isascii() or not declared.isdigit() or int(declared) > limit:
+        raise too_large(limit)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise too_large(limit)
+    return bytes(body)
+
+
+def too_large(limit: int) -> ApiError:
+    """The answer to a body over the limit."""
+    return ApiError(413, "too_large", f"The body is larger than {limit:,} bytes; send less at once.")
+
+
+async def parse_body(request: Request, model: type[Body], *, limit: int) -> tuple[Body, int]:
+    """Return the parsed body and its size in bytes; an empty body counts as ``{}``.
+
+    Raises:
+        ApiError: as ``read_body``.
+        ValidationError: it is not what ``model`` wants.
+    """
+    raw = await read_body(request, limit=limit)
+    return model.model_validate_json(raw or b"{}"), len(raw)
+
+
+def body_of(model: type[Strict]) -> dict[str, Any]:
+    """Return the OpenAPI entry of a request body that the call parses by itself."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    content: dict[str, Any] = {"schema": schema}
+    example = (model.model_config.get("json_schema_extra") or {}).get("example")  # type: ignore[union-attr]
+    if example:
+        content["example"] = example
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}

@@ -1,0 +1,151 @@
+"""Decisions for concurrent requests: one thread encodes what waits in one batch, then decides each."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from api.errors import NotReady
+from router.decide import Router, SessionState, advance_session, decide
+from router.decision import Decision
+from router.encoder import BATCH, Encoder, Encoding
+from telemetry.ids import new_id
+
+CACHE_BYTES = 32_000_000
+MOST_SESSIONS = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One query to decide, with what is known of it."""
+
+    query: str
+    session_id: str | None = None
+    pinned: str | None = None
+    explore: bool = True
+
+
+class _Encodings:
+    """The encodings of the newest queries, by text, up to a number of bytes: exact repeats cost nothing."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._kept: OrderedDict[str, Encoding] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, texts: list[str]) -> dict[str, Encoding]:
+        found = {text: self._kept[text] for text in texts if text in self._kept}
+        missing = [text for text in dict.fromkeys(texts) if text not in found]
+        for text, encoding in zip(missing, self._encoder.encode(missing, hidden=True), strict=True):
+            found[text] = self._kept[text] = encoding
+            self._bytes += _size(text, encoding)
+        for text in texts:
+            self._kept.move_to_end(text)
+        while self._bytes > CACHE_BYTES:
+            text, encoding = self._kept.popitem(last=False)
+            self._bytes -= _size(text, encoding)
+        return found
+
+
+def _size(text: str, encoding: Encoding) -> int:
+    hidden = 0 if encoding.hidden is None else encoding.hidden.nbytes
+    return 4 * len(text) + encoding.embedding.nbytes + hidden + 500
+
+
+class Deciding:
+    """Decides for a whole process. All state is touched by its one thread only.
+
+    Args:
+        encoder: shared by all requests.
+        current: returns the router that decides now, None before there is one.
+        remember: how long a session is kept after its last query.
+    """
+
+    def __init__(self, encoder: Encoder, *, current: Callable[[], Router | None], remember: timedelta) -> None:
+        self._encoder = encoder
+        self._current = current
+        self._remember = remember
+        self._encodings = _Encodings(encoder)
+        self._sessions: OrderedDict[str, SessionState] = OrderedDict()
+        self._rng = np.random.default_rng()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="deciding")
+        self._waiting: list[tuple[Question, asyncio.Future[Decision]]] = []
+        self._working: asyncio.Task[None] | None = None
+
+    async def decide(self, question: Question) -> Decision:
+        """Return the decision.
+
+        Raises:
+            NotReady: no version is loaded yet.
+            UnknownRoute: the pinned route is not in the fleet.
+        """
+        future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, future))
+        if self._working is None or self._working.done():
+            self._working = asyncio.create_task(self._work())
+        return await future
+
+    def close(self) -> None:
+        """End the thread."""
+        self._executor.shutdown()
+
+    async def _work(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            questions = [question for question, _ in batch]
+            results = await asyncio.get_running_loop().run_in_executor(self._executor, self._decide_all, questions)
+            for (_, future), result in zip(batch, results, strict=True):
+                if future.cancelled():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+    def _decide_all(self, questions: list[Question]) -> list[Decision | Exception]:
+        router = self._current()
+        if router is None:
+            return [NotReady(NotReady.__doc__) for _ in questions]
+        encodings = self._encodings.get([question.query for question in questions])
+        results: list[Decision | Exception] = []
+        for question in questions:
+            try:
+                results.append(self._decide(router, question, encodings[question.query]))
+            except Exception as error:  # noqa: BLE001  # the request edge: one query's error is its own
+                results.append(error)
+        return results
+
+    def _decide(self, router: Router, question: Question, encoding: Encoding) -> Decision:
+        now = datetime.now(UTC)
+        session = self._session(question.session_id, now=now)
+        decision = decide(
+            router,
+            question.query,
+            encoding,
+            encode=self._encoder.encode,
+            inference_id=new_id(),
+            rng=self._rng,
+            session=session,
+            explore=question.explore,
+            pinned=question.pinned,
+        )
+        if question.session_id is not None:
+            self._sessions[question.session_id] = advance_session(router, session, decision, at=now)
+            self._sessions.move_to_end(question.session_id)
+            self._forget(now)
+        return decision
+
+    def _session(self, session_id: str | None, *, now: datetime) -> SessionState | None:
+        session = self._sessions.get(session_id) if session_id is not None else None
+        return session if session is not None and now - session.at < self._remember else None
+
+    def _forget(self, now: datetime) -> None:
+        while self._sessions:
+            oldest = next(iter(self._sessions.values()))
+            if len(self._sessions) <= MOST_SESSIONS and now - oldest.at < self._remember:
+                return
+            self._sessions.popitem(last=False)

@@ -1,0 +1,172 @@
+"""Group commit: events wait in a bounded queue, flushers store many in one transaction, answers follow the COMMIT."""
+
+import asyncio
+import threading
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from api.errors import Overloaded
+from telemetry.database import DatabaseUnavailable
+from telemetry.feedback import store_feedback
+from telemetry.inferences import store_inferences
+from telemetry.records import Feedback, Inference, StoreResult
+
+FLUSH_ROWS = 500
+ANSWER_SECONDS = 4.0
+_Event = Inference | Feedback
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One request's events and who waits for them; ``answer`` is None when nobody does."""
+
+    events: Sequence[_Event]
+    size: int
+    answer: "asyncio.Future[list[StoreResult]] | None"
+    results: list[StoreResult] = field(default_factory=list)
+
+
+class Intake:
+    """The bounded queue and its flushers.
+
+    Args:
+        engine: where events are stored; each flusher holds one connection while it stores.
+        most_items: events that may wait.
+        most_bytes: bytes that may wait.
+        flushers: threads that store.
+    """
+
+    def __init__(self, engine: Engine, *, most_items: int, most_bytes: int, flushers: int = 2) -> None:
+        self._engine = engine
+        self._most_items, self._most_bytes = most_items, most_bytes
+        self._waiting: deque[_Entry] = deque()
+        self._items = self._bytes = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self.counts: Counter[str] = Counter()
+        self._threads = [threading.Thread(target=self._flush_forever, name=f"intake-{i}") for i in range(flushers)]
+
+    def start(self) -> None:
+        """Start the flushers."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Store what waits, then end the flushers."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def waiting(self) -> int:
+        """Events in the queue now."""
+        return self._items
+
+    async def store(self, events: Sequence[_Event], *, size: int) -> list[StoreResult]:
+        """Store ``events`` and return once they are committed.
+
+        Raises:
+            Overloaded: the queue is full; nothing was taken.
+            DatabaseUnavailable: it was not stored in time. Sending it again is safe.
+        """
+        answer: asyncio.Future[list[StoreResult]] = asyncio.get_running_loop().create_future()
+        if not self._put(_Entry(events, size, answer)):
+            raise Overloaded(Overloaded.__doc__)
+        try:
+            return await asyncio.wait_for(answer, ANSWER_SECONDS)
+        except TimeoutError:
+            raise DatabaseUnavailable(DatabaseUnavailable.__doc__) from None
+
+    def store_later(self, event: _Event, *, size: int) -> bool:
+        """Store ``event`` without telling anybody; False (and counted) when the queue is full."""
+        return self._put(_Entry([event], size, None))
+
+    def _put(self, entry: _Entry) -> bool:
+        n = len(entry.events)
+        with self._changed:
+            full = self._items + n > self._most_items or self._bytes + entry.size > self._most_bytes
+            if self._closing or (full and self._items):
+                self.counts["shed"] += n
+                return False
+            self._waiting.append(entry)
+            self._items += n
+            self._bytes += entry.size
+            self.counts["received"] += n
+            self._changed.notify()
+        return True
+
+    def _take(self) -> list[_Entry]:
+        """Wait for entries; return those that fit one flush, or none at the end."""
+        with self._changed:
+            while not self._waiting and not self._closing:
+                self._changed.wait()
+            taken: list[_Entry] = []
+            rows = 0
+            while self._waiting and (not taken or rows + len(self._waiting[0].events) <= FLUSH_ROWS):
+                entry = self._waiting.popleft()
+                rows += len(entry.events)
+                taken.append(entry)
+                self._bytes -= entry.size
+            self._items -= rows
+            return taken
+
+    def _flush_forever(self) -> None:
+        while entries := self._take():
+            try:
+                self._store(entries)
+            except SQLAlchemyError as error:
+                structlog.get_logger().warning("intake_failed", error=type(error).__name__, requests=len(entries))
+                self.counts["failed"] += sum(len(entry.events) for entry in entries)
+                for entry in entries:
+                    _answer(entry, DatabaseUnavailable(DatabaseUnavailable.__doc__))
+
+    def _store(self, entries: list[_Entry]) -> None:
+        """Store and commit; a lost connection is tried once more, which is safe since every event is idempotent."""
+        try:
+            results = self._commit(entries)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            results = self._commit(entries)
+        for result in results:
+            self.counts[result.status] += 1
+        done = iter(results)
+        for entry in entries:
+            entry.results = [next(done) for _ in entry.events]
+        for entry in entries:
+            _answer(entry, None)
+
+    def _commit(self, entries: list[_Entry]) -> list[StoreResult]:
+        events = [event for entry in entries for event in entry.events]
+        inferences = [event for event in events if isinstance(event, Inference)]
+        judgements = [event for event in events if isinstance(event, Feedback)]
+        with self._engine.begin() as connection:
+            stored = iter(store_inferences(connection, inferences) if inferences else [])
+            judged = iter(store_feedback(connection, judgements) if judgements else [])
+        return [next(stored) if isinstance(event, Inference) else next(judged) for event in events]
+
+
+def _answer(entry: _Entry, error: Exception | None) -> None:
+    future = entry.answer
+    if future is None:
+        return
+
+    def set_result() -> None:
+        if future.done():  # the client was told that it took too long
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(entry.results)
+
+    try:
+        future.get_loop().call_soon_threadsafe(set_result)
+    except RuntimeError:  # the loop has ended: nobody waits any more
+        return

@@ -1,0 +1,210 @@
+"""From what clients send and the router decides to the records that are stored: hashing, redaction, fingerprints."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+import re2
+
+from api.schemas import DecisionBody, FeedbackEvent, InferenceEvent, Judgement, SegmentBody, Strict
+from router.decision import Candidate, Decision, RoutedSegment
+from telemetry.ids import keyed_hash, new_id
+from telemetry.records import (
+    CandidateRecord,
+    DecisionRecord,
+    Feedback,
+    Inference,
+    OutcomeRecord,
+    Payload,
+    SegmentRecord,
+    TargetKind,
+)
+
+# E-mail addresses, then anything with six or more digits (cards, accounts, telephones).
+_PERSONAL = re2.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+|\+?\d(?:[\s./()-]?\d){5,}")
+_TARGETS: tuple[TargetKind, ...] = ("inference_id", "client_request_id", "response_id", "external_call_id")
+_OUTCOME = (
+    *("request_model", "response_model", "input_tokens", "output_tokens", "reasoning_output_tokens", "cost"),
+    *("duration_ms", "ttft_ms", "finish_reason", "error_type", "started_at", "ended_at"),
+)
+_IDS = ("client_request_id", "response_id", "trace_id", "span_id", "external_call_id", "session_id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """How texts and people are kept: ``store_text`` as in the settings, ``key`` for hashing people's ids."""
+
+    store_text: Literal["full", "redacted", "none"]
+    key: bytes
+
+    def person(self, value: str | None) -> str | None:
+        """Return the keyed hash of a person's id."""
+        return None if value is None else keyed_hash(value, key=self.key)
+
+    def text(self, value: str | None) -> str | None:
+        """Return the text as it is kept."""
+        if value is None or self.store_text == "none":
+            return None
+        return value if self.store_text == "full" else str(_PERSONAL.sub("[redacted]", value))
+
+    def decision(
+        self, decision: Decision, *, session_id: str | None, end_user: str | None, client_request_id: str | None
+    ) -> Inference:
+        """Return the router's own decision as it is logged."""
+        first = decision.segments[0]
+        split = len(decision.segments) > 1
+        record = DecisionRecord(
+            router_version=decision.router_version,
+            policy=decision.policy,
+            cause=first.cause,
+            route=decision.route,
+            score=first.score,
+            margin=first.margin,
+            propensity=float(np.prod([segment.propensity for segment in decision.segments])),
+            explored=any(segment.explored for segment in decision.segments),
+            split_reason=decision.split.reason,
+            candidates=_candidates(first.candidates),
+            segments=tuple(self._segment(i, s) for i, s in enumerate(decision.segments)) if split else (),
+        )
+        return Inference(
+            inference_id=decision.inference_id,
+            source="route",
+            client_request_id=client_request_id,
+            session_id=session_id,
+            end_user=self.person(end_user),
+            decision=record,
+            payload=Payload(
+                query=self.text(decision.query),
+                embedding=float16_bytes(decision.embedding),
+                encoder=decision.encoder,
+                redaction=self.store_text,
+            ),
+        )
+
+    def _segment(self, index: int, segment: RoutedSegment) -> SegmentRecord:
+        return SegmentRecord(
+            segment_index=index,
+            start_offset=segment.start,
+            end_offset=segment.end,
+            text=self.text(segment.text),
+            route=segment.route,
+            score=segment.score,
+            margin=segment.margin,
+            cause=segment.cause,
+            candidates=_candidates(segment.candidates),
+            propensity=segment.propensity,
+            explored=segment.explored,
+            embedding=float16_bytes(segment.embedding),
+        )
+
+    def inference(self, event: InferenceEvent) -> Inference:
+        """Return what a client logged."""
+        return Inference(
+            inference_id=event.inference_id or new_id(),
+            **{name: getattr(event, name) for name in _IDS},
+            end_user=self.person(event.end_user),
+            decision=self._external(event.decision, event.segments) if event.decision else None,
+            outcome=OutcomeRecord(**{name: getattr(event, name) for name in _OUTCOME}),
+            segment_outcomes=tuple(self._outcome(segment) for segment in event.segments),
+            payload=Payload(query=self.text(event.query), answer=self.text(event.answer), redaction=self.store_text),
+            occurred_at=event.occurred_at,
+            client_sent_at=event.client_sent_at,
+            payload_sha256=_digest(event, without={"client_sent_at"}),
+        )
+
+    def _external(self, decision: DecisionBody, segments: list[SegmentBody]) -> DecisionRecord:
+        return DecisionRecord(
+            route=decision.route,
+            router_version=decision.router_version,
+            policy=decision.policy or "external",
+            cause=decision.cause,
+            score=decision.score,
+            margin=decision.margin,
+            propensity=decision.propensity,
+            explored=decision.explored,
+            candidates=tuple(CandidateRecord(**c.model_dump()) for c in decision.candidates),
+            segments=tuple(self._outcome(segment) for segment in segments),
+        )
+
+    def _outcome(self, segment: SegmentBody) -> SegmentRecord:
+        return SegmentRecord(
+            segment_index=segment.segment_index,
+            start_offset=segment.start,
+            end_offset=segment.end,
+            text=self.text(segment.text),
+            route=segment.route,
+            request_model=segment.model,
+            input_tokens=segment.input_tokens,
+            output_tokens=segment.output_tokens,
+            cost=segment.cost,
+            duration_ms=segment.duration_ms,
+            finish_reason=segment.finish_reason,
+        )
+
+    def feedback(self, event: FeedbackEvent) -> Feedback:
+        """Return a new judgement."""
+        kind, value = _target(event)
+        return Feedback(
+            feedback_id=event.feedback_id or new_id(),
+            target_kind=kind,
+            target_value=value,
+            segment_index=event.segment_index,
+            value=event.value or "down",
+            correction=event.correction,
+            comment=self.text(event.comment),
+            annotator_kind=event.annotator_kind,
+            submitter=self.person(event.submitter),
+            payload_sha256=_digest(event),
+            occurred_at=event.occurred_at,
+        )
+
+    def revision(self, feedback_id: UUID, judgement: Judgement | None) -> Feedback:
+        """Return a revision, or for None the withdrawal."""
+        # The target stands with the first revision; the store copies it from there.
+        target: dict[str, str] = {"target_kind": "inference_id", "target_value": ""}
+        if judgement is None:
+            return Feedback(feedback_id=feedback_id, op="withdraw", **target)  # type: ignore[arg-type]
+        return Feedback(
+            feedback_id=feedback_id,
+            op="revise",
+            segment_index=judgement.segment_index,
+            value=judgement.value or "down",
+            correction=judgement.correction,
+            comment=self.text(judgement.comment),
+            payload_sha256=_digest(judgement),
+            **target,  # type: ignore[arg-type]
+        )
+
+
+def float16_bytes(embedding: npt.NDArray[np.float32]) -> bytes:
+    """Return an embedding as it is stored: float16, little-endian."""
+    return embedding.astype("<f2").tobytes()
+
+
+def _candidates(candidates: tuple[Candidate, ...]) -> tuple[CandidateRecord, ...]:
+    return tuple(
+        CandidateRecord(
+            route=c.route,
+            probability=round(c.probability, 6),
+            utility=round(c.utility, 6),
+            similarity=round(c.similarity, 6),
+        )
+        for c in candidates
+    )
+
+
+def _target(event: FeedbackEvent) -> tuple[TargetKind, str]:
+    if event.trace_id is not None:
+        return "trace", event.trace_id if event.span_id is None else f"{event.trace_id}:{event.span_id}"
+    for kind in _TARGETS:
+        value = getattr(event, kind)
+        if value is not None:
+            return kind, str(value)
+    raise AssertionError("the schema lets no event through without a target")
+
+
+def _digest(event: Strict, *, without: set[str] | None = None) -> bytes:
+    return hashlib.sha256(event.model_dump_json(exclude=without, exclude_none=True).encode()).digest()

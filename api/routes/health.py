@@ -1,0 +1,56 @@
+"""Liveness, readiness, metrics."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from sqlalchemy import text
+
+from api.state import ServerState, state_of
+
+router = APIRouter(tags=["health"])
+DATABASE_SECONDS = 2.5
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Tell that the process answers; asks no database."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> JSONResponse:
+    """Tell whether requests may be sent here: ready, degraded (decides, but cannot store), or 503."""
+    state = state_of(request)
+    database = await _database_answers(state)
+    current = state.watch.current
+    serving = current is not None and not state.draining
+    status = "unavailable" if not serving else "ready" if database and not state.watch.problem else "degraded"
+    body: dict[str, Any] = {
+        "status": status,
+        "draining": state.draining,
+        "router_version": None if current is None else current.version.number,
+        "database": "ok" if database else "unavailable",
+        "problem": state.watch.problem,
+        "events_waiting": state.intake.waiting,
+        "decisions_not_logged": state.intake.counts["unlogged"],
+    }
+    return JSONResponse(body, status_code=200 if serving else 503)
+
+
+async def _database_answers(state: ServerState) -> bool:
+    try:
+        await asyncio.wait_for(state.read(lambda conn: conn.execute(text("select 1")).scalar_one()), DATABASE_SECONDS)
+    except Exception:  # noqa: BLE001  # the request edge: whatever is wrong, the answer is no
+        return False
+    return True
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Return Prometheus metrics of this process."""
+    state = state_of(request)
+    if state.watch.current is not None:
+        state.metrics.version.set(state.watch.current.version.number)
+    return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,0 +1,168 @@
+"""Log and read what happened: /v1/inferences, /v1/inferences:batch, /v1/dead-letters."""
+
+import json
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+
+from api.bodies import body_of, parse_body, read_body
+from api.errors import ApiError, validation_errors
+from api.lists import json_list, json_row
+from api.schemas import InferenceEvent
+from api.state import ServerState, state_of
+from router.registry import active, read_version
+from router.stored_versions import UnknownVersion
+from telemetry.dead_letters import list_dead_letters
+from telemetry.inference_reading import StoredInference, list_inferences, read_inference
+from telemetry.records import Inference, StoreResult
+
+router = APIRouter(prefix="/v1", tags=["log"])
+Limit = Annotated[int, Query(ge=1, le=1000)]
+_HTTP = {"stored": 201, "duplicate": 200, "conflict": 422, "missing": 404, "quarantined": 422}
+_MESSAGES = {
+    "conflict": "This id is taken by an event with another body; nothing was changed.",
+    "quarantined": "The database refused a value of this event; it is kept among the dead letters.",
+}
+_BATCH_SCHEMA = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"data": {"type": "array", "items": {"$ref": "#/components/schemas/InferenceEvent"}}},
+}
+
+
+@router.post("/inferences", status_code=201, openapi_extra=body_of(InferenceEvent))
+async def log_inference(request: Request) -> JSONResponse:
+    """Log one inference. 201: stored and committed; 200: it was there already; 422: another body had this id."""
+    state = state_of(request)
+    event, size = await parse_body(request, InferenceEvent, limit=state.settings.max_body_bytes)
+    (result,) = await state.intake.store([state.recording.inference(event)], size=size)
+    status = _HTTP[result.status]
+    if status >= 400:
+        raise ApiError(status, result.status, result.message or _MESSAGES[result.status])
+    return JSONResponse({"inference_id": str(result.id), "status": result.status}, status_code=status)
+
+
+@router.post(
+    "/inferences:batch",
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": _BATCH_SCHEMA}}}},
+)
+async def log_inferences(request: Request) -> JSONResponse:
+    """Log up to 1,000 inferences. 200: all well; 207: some were refused, see results; 422: none was taken."""
+    state = state_of(request)
+    raw = await read_body(request, limit=state.settings.max_body_bytes)
+    items = _items(raw, most=state.settings.max_batch)
+    parsed = [_parse(state, item) for item in items]
+    good = [record for record in parsed if isinstance(record, Inference)]
+    stored = iter(await state.intake.store(good, size=len(raw)) if good else [])
+    results = [_result(i, next(stored) if isinstance(p, Inference) else p) for i, p in enumerate(parsed)]
+    accepted = sum(r["status"] == 201 for r in results)
+    duplicates = sum(r["status"] == 200 for r in results)
+    rejected = len(results) - accepted - duplicates
+    body = {"accepted": accepted, "duplicates": duplicates, "rejected": rejected, "results": results}
+    return JSONResponse(body, status_code=200 if not rejected else 207 if rejected < len(results) else 422)
+
+
+def _items(raw: bytes, *, most: int) -> list[Any]:
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise ApiError(422, "invalid_json", "The body is not valid JSON.") from None
+    items = body.get("data") if isinstance(body, dict) and set(body) == {"data"} else None
+    if not isinstance(items, list) or not items:
+        raise ApiError(422, "invalid_request", 'The body must be {"data": [...]} with at least one inference.')
+    if len(items) > most:
+        raise ApiError(413, "too_large", f"A batch has at most {most:,} inferences; send several.")
+    return items
+
+
+def _parse(state: ServerState, item: Any) -> Inference | ValidationError:
+    try:
+        # Through JSON again: strict mode takes ids and times as text only there.
+        return state.recording.inference(InferenceEvent.model_validate_json(json.dumps(item)))
+    except ValidationError as error:
+        return error
+
+
+def _result(index: int, result: StoreResult | ValidationError) -> dict[str, Any]:
+    if isinstance(result, ValidationError):
+        first = validation_errors(result)[0]
+        message = f"{first['where']}: {first['problem']}" if first["where"] else first["problem"]
+        return {"index": index, "id": None, "status": 422, "code": "invalid_request", "message": message}
+    message = result.message or _MESSAGES.get(result.status, "")
+    code, status = result.status, _HTTP[result.status]
+    return {"index": index, "id": str(result.id), "status": status, "code": code, "message": message}
+
+
+@router.get("/inferences/{inference_id}")
+async def get_inference(request: Request, inference_id: UUID) -> dict[str, Any]:
+    """Return everything about one inference: decision, why, outcome, feedback, failures, and who learned from it."""
+
+    def read(conn: Any) -> dict[str, Any] | None:
+        stored = read_inference(conn, inference_id)
+        return None if stored is None else inference_json(stored, version=_version(conn, stored))
+
+    found = await state_of(request).read(read)
+    if found is None:
+        raise ApiError(404, "unknown_inference", "There is no inference with this id.")
+    return found
+
+
+def _version(conn: Any, stored: StoredInference) -> dict[str, Any] | None:
+    number = stored.inference["router_version"]
+    if not number:
+        return None
+    try:
+        record = read_version(conn, number)
+    except UnknownVersion:
+        return None
+    now = active(conn)
+    return {
+        "number": record.number,
+        "fingerprint": record.fingerprint,
+        "status": record.status,
+        "serves_now": now is not None and now.version == record.number,
+    }
+
+
+def inference_json(stored: StoredInference, *, version: dict[str, Any] | None) -> dict[str, Any]:
+    """Return one inference with all that belongs to it, as the API and the command line show it."""
+    payload = None if stored.payload is None else json_row(stored.payload, without=("inference_id", "expires_at"))
+    return {
+        **json_row(stored.inference),
+        "version": version,
+        "payload": payload,
+        "segments": [json_row(row, without=("inference_id", "embedding")) for row in stored.segments],
+        "feedback": [json_row(row, without=("inference_id",)) for row in stored.feedback],
+        "failures": [json_row(row, without=("inference_id",)) for row in stored.failures],
+        "learned_by_versions": list(stored.learned_by),
+    }
+
+
+@router.get("/inferences")
+async def get_inferences(
+    request: Request, after: UUID | None = None, limit: Limit = 100, session_id: str | None = None
+) -> dict[str, Any]:
+    """List inferences, newest first."""
+    rows = await state_of(request).read(
+        lambda conn: list_inferences(conn, after=after, limit=limit + 1, session_id=_clean(session_id))
+    )
+    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r["inference_id"], form=json_row)
+    return result
+
+
+def _clean(value: str | None) -> str | None:
+    """No stored id has a NUL or a lone surrogate, and the database takes neither."""
+    return value if value is None else value.encode("utf-8", "replace").decode().replace("\0", "?")
+
+
+@router.get("/dead-letters")
+async def get_dead_letters(
+    request: Request, after: Annotated[int | None, Query(ge=1, lt=2**62)] = None, limit: Limit = 100
+) -> dict[str, Any]:
+    """List what could not be stored, newest first; the raw bytes stay in the database."""
+    rows = await state_of(request).read(lambda conn: list_dead_letters(conn, after=after, limit=limit + 1))
+    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r["dead_letter_id"], form=json_row)
+    return result

@@ -1,0 +1,70 @@
+"""Nights: start one, look at one, and the failures they mined."""
+
+import asyncio
+import sys
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from api.bodies import body_of, parse_body
+from api.errors import ApiError
+from api.lists import json_list, json_row
+from api.schemas import LearnRequest
+from api.state import state_of
+from telemetry.ids import new_id
+from telemetry.learner_runs import list_failures, list_runs, read_run
+
+router = APIRouter(prefix="/v1", tags=["learner"])
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+@router.post("/learner/runs", status_code=202, openapi_extra=body_of(LearnRequest))
+async def start_run(request: Request) -> JSONResponse:
+    """Start a night in a process of its own; look at it under the id that is answered."""
+    state = state_of(request)
+    wanted, _ = await parse_body(request, LearnRequest, limit=state.settings.max_body_bytes)
+    run_id = new_id()
+    command = [sys.executable, "-m", "api.cli.main", "learn", "--run-id", str(run_id), "--json"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        *(["--force"] if wanted.force else []),
+        env=state.settings.child_environment(database_url=state.database_url),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    request.app.state.children.add(waiting := asyncio.create_task(process.wait()))
+    waiting.add_done_callback(request.app.state.children.discard)
+    where = f"/v1/learner/runs/{run_id}"
+    return JSONResponse({"run_id": str(run_id), "status": "started"}, status_code=202, headers={"Location": where})
+
+
+@router.get("/learner/runs")
+async def get_runs(request: Request, after: UUID | None = None, limit: Limit = 50) -> dict[str, Any]:
+    """List nights, newest first."""
+    rows = await state_of(request).read(lambda conn: list_runs(conn, after=after, limit=limit + 1))
+    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r["run_id"], form=json_row)
+    return result
+
+
+@router.get("/learner/runs/{run_id}")
+async def get_run(request: Request, run_id: UUID) -> dict[str, Any]:
+    """Return one night: window, counts, verdict with reasons, report."""
+    row = await state_of(request).read(lambda conn: read_run(conn, run_id))
+    if row is None:
+        raise ApiError(404, "unknown_run", "There is no night with this id; one just started may take some seconds.")
+    return json_row(row)
+
+
+@router.get("/failures")
+async def get_failures(
+    request: Request, run_id: UUID | None = None, kind: str | None = None, limit: Limit = 100
+) -> dict[str, Any]:
+    """List the failures that a night mined (the newest night when none is named)."""
+    wanted = None if kind is None else kind.encode("utf-8", "replace").decode().replace("\0", "?")
+    rows = await state_of(request).read(lambda conn: list_failures(conn, run_id=run_id, kind=wanted, limit=limit + 1))
+    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r["failure_id"], form=json_row)
+    return result

@@ -1,0 +1,129 @@
+"""Router versions: list, look at, activate, roll back, and what served when."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request
+from pydantic import AwareDatetime
+from sqlalchemy import Connection
+
+from api.bodies import body_of, parse_body
+from api.errors import ApiError
+from api.lists import json_list, json_value
+from api.schemas import RollbackRequest, SwitchRequest
+from api.state import state_of
+from router.difference import compare
+from router.registry import (
+    Activation,
+    VersionRecord,
+    activate,
+    active,
+    history,
+    list_versions,
+    load,
+    read_version,
+    rollback,
+)
+
+router = APIRouter(prefix="/v1/router", tags=["versions"])
+Number = Annotated[int, Path(ge=0, lt=2**31)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+After = Annotated[int | None, Query(ge=0, lt=2**31)]
+
+
+def version_json(record: VersionRecord, *, report: bool = False) -> dict[str, Any]:
+    """Return a version as the API and the command line show it."""
+    shown: dict[str, Any] = json_value(asdict(record))
+    if not report:
+        shown.pop("report")
+        shown.pop("manifest")
+    return shown
+
+
+def activation_json(activation: Activation) -> dict[str, Any]:
+    """Return one row of the history."""
+    shown: dict[str, Any] = json_value(asdict(activation))
+    return shown
+
+
+def version_with_difference(conn: Connection, number: int) -> dict[str, Any]:
+    """Return a version with its report and how it differs from its parent.
+
+    Raises:
+        UnknownVersion: there is none of this number.
+    """
+    record = read_version(conn, number)
+    shown = version_json(record, report=True)
+    shown["difference"] = None
+    if record.parent is not None:
+        shown["difference"] = json_value(asdict(compare(load(conn, record.parent), load(conn, number))))
+    return shown
+
+
+@router.get("/versions")
+async def get_versions(request: Request, after: After = None, limit: Limit = 50) -> dict[str, Any]:
+    """List versions, newest first."""
+    rows = await state_of(request).read(lambda conn: list_versions(conn, after=after, limit=limit + 1))
+    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r.number, form=version_json)
+    return result
+
+
+@router.get("/versions/{number}")
+async def get_version(request: Request, number: Number) -> dict[str, Any]:
+    """Return one version: its report and how it differs from its parent."""
+    return await state_of(request).read(lambda conn: version_with_difference(conn, number))
+
+
+@router.post("/versions/{number}/activate", openapi_extra=body_of(SwitchRequest))
+async def activate_version(request: Request, number: Number) -> dict[str, Any]:
+    """Let a version serve; every server process follows within a second."""
+    state = state_of(request)
+    wanted, _ = await parse_body(request, SwitchRequest, limit=state.settings.max_body_bytes)
+    activation = await state.read(
+        lambda conn: activate(
+            conn, number, kind="publish", actor=wanted.actor, reason=wanted.reason, if_seq=wanted.if_seq
+        )
+    )
+    return activation_json(activation)
+
+
+@router.post("/rollback", openapi_extra=body_of(RollbackRequest))
+async def roll_back(request: Request) -> dict[str, Any]:
+    """Go back to the version that served before, or to one that is named; every server process follows at once."""
+    state = state_of(request)
+    wanted, _ = await parse_body(request, RollbackRequest, limit=state.settings.max_body_bytes)
+    activation = await state.read(
+        lambda conn: rollback(conn, to=wanted.to, actor=wanted.actor, reason=wanted.reason, if_seq=wanted.if_seq)
+    )
+    return activation_json(activation)
+
+
+@router.get("/active")
+async def get_active(
+    request: Request, at: Annotated[AwareDatetime | None, Query(description="A moment; missing: now.")] = None
+) -> dict[str, Any]:
+    """Return what serves now, or what served at a moment."""
+    moment: datetime | None = at
+
+    def read(conn: Connection) -> Mapping[str, Any] | None:
+        activation = active(conn, at=moment)
+        if activation is None:
+            return None
+        return {**activation_json(activation), "fingerprint": read_version(conn, activation.version).fingerprint}
+
+    found = await state_of(request).read(read)
+    if found is None:
+        raise ApiError(404, "nothing_active", "No version was active then.")
+    return dict(found)
+
+
+@router.get("/activations")
+async def get_activations(
+    request: Request, after: Annotated[int | None, Query(ge=0, lt=2**62)] = None, limit: Limit = 100
+) -> dict[str, Any]:
+    """List the history, newest first: which version served from when on, who said so and why."""
+    rows = await state_of(request).read(lambda conn: history(conn, after=after, limit=limit + 1, order="desc"))
+    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r.seq, form=activation_json)
+    return result

@@ -1,0 +1,98 @@
+"""Settings: the only reader of the environment. Each has a default that a user need not touch."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SAMPLE_FLEET = Path(__file__).parent / "demo" / "sample_fleet.yaml"
+
+
+class WrongSetting(ValueError):
+    """A setting has a value that cannot be used."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, by ``TRIMTAB_<NAME>`` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="TRIMTAB_", env_nested_delimiter="__", extra="ignore", frozen=True)
+
+    home: Path = Field(Path("~/.trimtab"), description="Folder for the embedded database, encoders and caches.")
+    database_url: str | None = Field(None, description="Any Postgres; without it the embedded one is used.")
+    pg_bin: Path | None = Field(None, description="Folder with initdb and postgres, instead of the wheel's.")
+    fleet: Path | None = Field(None, description="The fleet file; ./fleet.yaml, or else the sample fleet.")
+    encoder: str | None = Field(
+        None, description="A sentence-transformers name or folder, instead of all-MiniLM-L6-v2."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on; loopback only, since there are no API keys yet.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="Port to listen on; 0 takes any free one.")
+    store_text: Literal["full", "redacted", "none"] = Field(
+        "full", description="Keep texts whole, with addresses and numbers blanked, or not at all (embeddings stay)."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
+    max_body_bytes: int = Field(5_000_000, ge=1_000, description="Largest request body; larger ones are answered 413.")
+    max_batch: int = Field(1_000, ge=1, description="Most items in one batch.")
+    max_query_chars: int = Field(20_000, ge=1, description="Longest query.")
+    queue_items: int = Field(5_000, ge=1, description="Events that may wait to be stored before 429 is answered.")
+    queue_bytes: int = Field(
+        32_000_000, ge=1_000, description="Bytes that may wait to be stored before 429 is answered."
+    )
+    session_minutes: float = Field(30, gt=0, description="How long a session is remembered after its last query.")
+    learner: dict[str, str] = Field(
+        default_factory=dict, description="Overrides of the learner: TRIMTAB_LEARNER__NAME."
+    )
+
+    @property
+    def home_folder(self) -> Path:
+        """``home`` with ``~`` resolved."""
+        return self.home.expanduser().absolute()
+
+    @property
+    def fleet_path(self) -> Path:
+        """The fleet file: as set, else ./fleet.yaml where there is one, else the sample fleet."""
+        if self.fleet is not None:
+            return self.fleet.expanduser()
+        local = Path("fleet.yaml")
+        return local if local.is_file() else SAMPLE_FLEET
+
+    def child_environment(self, *, database_url: str) -> dict[str, str]:
+        """Return the environment for a process of ours that shall see the same settings and database."""
+        given = {f"TRIMTAB_{name.upper()}": str(getattr(self, name)) for name in self.model_fields_set - {"learner"}}
+        learner = {f"TRIMTAB_LEARNER__{name.upper()}": value for name, value in self.learner.items()}
+        return {**os.environ, **given, **learner, "TRIMTAB_DATABASE_URL": database_url}
+
+    def hash_key(self) -> bytes:
+        """The key that hashes people's ids; made once and kept in ``home`` for the owner alone."""
+        path = self.home_folder / "hash.key"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            fresh = path.with_name(f"hash.key.{os.getpid()}")
+            fresh.touch(mode=0o600)
+            fresh.write_text(secrets.token_hex(32))
+            try:
+                os.link(fresh, path)  # fails where another process was first: its key counts
+            except FileExistsError:
+                pass
+            finally:
+                fresh.unlink()
+        return bytes.fromhex(path.read_text().strip())
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Return the settings of the environment with ``overrides`` (None: not overridden) on top.
+
+    Raises:
+        WrongSetting: in one sentence, with the name of the variable.
+    """
+    try:
+        return Settings(**{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = "TRIMTAB_" + "__".join(str(part) for part in first["loc"]).upper()
+        raise WrongSetting(f"{name} cannot be used: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
+    except json.JSONDecodeError as error:  # a nested setting that is not what it should be
+        raise WrongSetting(f"A TRIMTAB_ setting is not valid JSON: {error.msg}.") from None

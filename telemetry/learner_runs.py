@@ -1,0 +1,36 @@
+"""Nights as they are read: runs and the failures they mined."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import Connection, RowMapping, select
+
+from telemetry.tables import learner_run, mined_failure
+
+
+def list_runs(conn: Connection, *, limit: int = 50, after: UUID | None = None) -> Sequence[RowMapping]:
+    """Return runs without their reports, newest first, from before the run ``after``."""
+    columns = [column for column in learner_run.columns if column.name != "report"]
+    statement = select(*columns).order_by(learner_run.c.started_at.desc(), learner_run.c.run_id.desc()).limit(limit)
+    if after is not None:
+        earlier = select(learner_run.c.started_at).where(learner_run.c.run_id == after).scalar_subquery()
+        statement = statement.where(learner_run.c.started_at < earlier)
+    return conn.execute(statement).mappings().all()
+
+
+def read_run(conn: Connection, run_id: UUID) -> RowMapping | None:
+    """Return one run with its report, None when it is not there."""
+    return conn.execute(select(learner_run).where(learner_run.c.run_id == run_id)).mappings().first()
+
+
+def list_failures(
+    conn: Connection, *, run_id: UUID | None = None, kind: str | None = None, limit: int = 50
+) -> Sequence[RowMapping]:
+    """Return mined failures, newest first: of one run (None: the newest that mined any), optionally of one kind."""
+    if run_id is None:
+        newest = select(mined_failure.c.run_id).order_by(mined_failure.c.failure_id.desc()).limit(1)
+        run_id = conn.execute(newest).scalar_one_or_none()
+    statement = select(mined_failure).where(mined_failure.c.run_id == run_id)
+    if kind is not None:
+        statement = statement.where(mined_failure.c.kind == kind)
+    return conn.execute(statement.order_by(mined_failure.c.failure_id.desc()).limit(limit)).mappings().all()

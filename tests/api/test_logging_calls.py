@@ -1,0 +1,99 @@
+import random
+import time
+from uuid import uuid4
+
+import httpx
+import pytest
+
+EVENT = {"query": "where is my parcel", "answer": "On its way.", "decision": {"route": "delivery"}, "output_tokens": 5}
+
+
+def log(client: httpx.Client, **changes: object) -> httpx.Response:
+    return client.post("/v1/inferences", json={**EVENT, **changes})
+
+
+def test_the_same_event_again_is_answered_200_and_another_body_422(client: httpx.Client) -> None:
+    key = str(uuid4())
+    assert [log(client, inference_id=key).status_code for _ in range(3)] == [201, 200, 200]
+    conflict = log(client, inference_id=key, output_tokens=6)
+    assert (conflict.status_code, conflict.json()["code"]) == (422, "conflict")
+    assert client.get(f"/v1/inferences/{key}").json()["output_tokens"] == 5
+
+
+def test_decision_outcome_and_feedback_of_one_question_come_together(client: httpx.Client) -> None:
+    decision = client.post("/v1/route", json={"query": "I forgot my password"}).json()
+    key = decision["inference_id"]
+    logged = client.post("/v1/inferences", json={"inference_id": key, "output_tokens": 9, "finish_reason": "stop"})
+    assert logged.status_code == 201
+    judged = client.post("/v1/feedback", json={"inference_id": key, "value": "up", "submitter": "bob"})
+    assert (judged.status_code, judged.json()["resolution"]) in {(201, "resolved"), (202, "pending")}
+    time.sleep(0.3)
+    body = client.get(f"/v1/inferences/{key}").json()
+    assert (body["route"], body["output_tokens"], body["feedback"][0]["value"]) == (decision["route"], 9, "up")
+    assert sorted(body["sources"]) == ["inferences", "route"]
+
+
+@pytest.mark.parametrize("bad", [1, 50, 99])
+def test_a_batch_keeps_its_order_and_its_good_items(client: httpx.Client, bad: int) -> None:
+    spoiled = set(random.Random(bad).sample(range(100), bad))
+    items = [{**EVENT, "cost": -1} if i in spoiled else {**EVENT, "inference_id": str(uuid4())} for i in range(100)]
+    answer = client.post("/v1/inferences:batch", json={"data": items})
+    body = answer.json()
+    assert answer.status_code == 207
+    assert (body["accepted"], body["duplicates"], body["rejected"]) == (100 - bad, 0, bad)
+    assert {r["index"] for r in body["results"] if r["status"] == 422} == spoiled
+    again = client.post("/v1/inferences:batch", json={"data": [i for n, i in enumerate(items) if n not in spoiled]})
+    assert (again.status_code, again.json()["duplicates"]) == (200, 100 - bad)
+
+
+def test_feedback_before_its_inference_waits_is_revised_and_withdrawn(client: httpx.Client) -> None:
+    response_id, feedback_id = f"r-{uuid4()}", str(uuid4())
+    vote = {"feedback_id": feedback_id, "response_id": response_id, "value": "up"}
+    first = client.post("/v1/feedback", json=vote)
+    assert (first.status_code, first.json()["resolution"]) == (202, "pending")
+    assert client.post("/v1/feedback", json=vote).status_code == 200
+    assert client.post("/v1/feedback", json={**vote, "value": "down"}).status_code == 422
+    assert log(client, response_id=response_id).status_code == 201
+    revised = client.put(f"/v1/feedback/{feedback_id}", json={"value": "down", "correction": "billing"})
+    assert (revised.status_code, revised.json()["revision"], revised.json()["resolution"]) == (200, 2, "resolved")
+    assert client.delete(f"/v1/feedback/{feedback_id}").json()["revision"] == 3
+    revisions = client.get(f"/v1/feedback/{feedback_id}").json()["revisions"]
+    assert [(r["op"], r["value"], r["correction"]) for r in revisions] == [
+        ("create", "up", None),
+        ("revise", "down", "billing"),
+        ("withdraw", None, None),
+    ]
+
+
+def test_unknown_things_are_404_in_one_sentence(client: httpx.Client) -> None:
+    for path in ("inferences", "feedback", "learner/runs"):
+        answer = client.get(f"/v1/{path}/{uuid4()}")
+        assert (answer.status_code, answer.json()["status"]) == (404, 404), path
+    assert client.put(f"/v1/feedback/{uuid4()}", json={"value": "up"}).status_code == 404
+    assert client.get("/v1/router/versions/99").json()["code"] == "unknown_version"
+    assert client.get("/v1/nothing").json()["code"] == "not_found"
+
+
+def test_every_event_is_accounted_for(client: httpx.Client) -> None:
+    key = str(uuid4())
+    log(client, inference_id=key)
+    log(client, inference_id=key)
+    log(client, inference_id=key, output_tokens=1)
+    time.sleep(0.3)
+    lines = dict(
+        line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if line.startswith("trimtab_events_")
+    )
+    count = {name.removeprefix("trimtab_events_"): float(value) for name, value in lines.items()}
+    accounted = sum(count[name] for name in ("stored", "duplicate", "conflict", "missing", "quarantined", "failed"))
+    assert count["received"] == accounted + count["waiting"]
+    assert count["duplicate"] >= 1
+    assert count["conflict"] >= 1
+
+
+def test_lists_are_paged_newest_first(client: httpx.Client) -> None:
+    for _ in range(3):
+        log(client)
+    first = client.get("/v1/inferences", params={"limit": 2}).json()
+    assert (first["object"], len(first["data"]), first["has_more"]) == ("list", 2, True)
+    second = client.get("/v1/inferences", params={"limit": 2, "after": first["last_id"]}).json()
+    assert second["first_id"] < first["last_id"]

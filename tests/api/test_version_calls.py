@@ -1,0 +1,71 @@
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import httpx
+from sqlalchemy import Engine
+
+from router.registry import load, publish
+from telemetry.database import create_engine
+
+
+def published(url: str) -> int:
+    engine: Engine = create_engine(url)
+    with engine.begin() as conn:
+        version = load(conn, 1)
+        other = replace(version, training={"made_from": datetime.now(UTC).isoformat()}, number=0, fingerprint="")
+        number = publish(conn, other, actor="test", reason="a better one", parent=1).number
+    engine.dispose()
+    return number
+
+
+def wait_for(client: httpx.Client, number: int) -> int:
+    for _ in range(300):
+        found = client.post("/v1/route", json={"query": "hello there", "log": False}).json()["router_version"]
+        if found == number:
+            return int(found)
+    return int(found)
+
+
+def test_a_published_version_serves_and_a_rollback_brings_the_old_one_back(
+    client: httpx.Client, module_url: str
+) -> None:
+    before = datetime.now(UTC).isoformat()
+    number = published(module_url)
+    assert wait_for(client, number) == number
+    answer = client.post("/v1/router/rollback", json={"reason": "worse on travel", "actor": "ann"})
+    assert (answer.status_code, answer.json()["version"], answer.json()["kind"]) == (200, 1, "rollback")
+    assert wait_for(client, 1) == 1
+    newest = client.get("/v1/router/activations").json()["data"][0]
+    assert (newest["actor"], newest["reason"], newest["version"]) == ("ann", "worse on travel", 1)
+    assert client.get("/v1/router/active").json()["version"] == 1
+    assert client.get("/v1/router/active", params={"at": before}).json()["version"] == 1
+    activated = client.post(f"/v1/router/versions/{number}/activate", json={"reason": "it was fine"})
+    assert activated.status_code == 200
+    assert wait_for(client, number) == number
+
+
+def test_a_switch_that_somebody_else_came_before_is_refused(client: httpx.Client) -> None:
+    answer = client.post("/v1/router/rollback", json={"reason": "x", "if_seq": 0})
+    assert (answer.status_code, answer.json()["code"]) == (409, "stale_activation")
+
+
+def test_a_version_shows_its_report_and_its_difference_to_its_parent(client: httpx.Client, module_url: str) -> None:
+    number = published(module_url)
+    body = client.get(f"/v1/router/versions/{number}").json()
+    assert (body["parent"], body["difference"]["before"], body["difference"]["after"]) == (1, 1, number)
+    assert {m["degrees"] for m in body["difference"]["movements"]} == {0.0}
+    listed = client.get("/v1/router/versions").json()["data"]
+    assert [v["number"] for v in listed] == sorted((v["number"] for v in listed), reverse=True)
+
+
+def test_health_readiness_metrics_and_openapi_answer(client: httpx.Client) -> None:
+    assert client.get("/healthz").json() == {"status": "alive"}
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["status"], ready.json()["database"]) == (200, "ready", "ok")
+    assert "trimtab_router_version" in client.get("/metrics").text
+    document = client.get("/openapi.json").json()
+    for path in ("/v1/route", "/v1/inferences", "/v1/feedback", "/v1/router/rollback"):
+        content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        assert content["example"], path
+        name = content["schema"]["$ref"].rsplit("/", 1)[1]
+        assert name in document["components"]["schemas"]
