@@ -1,0 +1,176 @@
+"""Publish or hold: a pure function of the evaluation, with every reason in words."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from learner.evaluation import Difference, Evaluation
+from learner.settings import LearnerSettings
+
+Verdict = Literal["published", "held"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """One condition: passed or not, its figure against its threshold, on how much evidence, in a sentence."""
+
+    name: str
+    passed: bool
+    figure: float
+    threshold: float
+    n: int
+    bound: float | None
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateDecision:
+    """The verdict, each condition, and for a hold what is missing."""
+
+    verdict: Verdict
+    conditions: tuple[Condition, ...]
+    missing: tuple[str, ...]
+
+
+def decide_gate(evaluation: Evaluation, settings: LearnerSettings) -> GateDecision:
+    """Publish iff every condition holds. No clock, no database, no randomness."""
+    overall = evaluation.overall
+    conditions = [
+        _not_worse(overall, settings),
+        _better(evaluation),
+        _enough_evidence(overall, settings),
+        *_routes(evaluation, settings),
+        _examples(evaluation),
+        _no_collapse(evaluation, settings),
+        _no_dearer("cost", evaluation.cost, evaluation.cost_before, overall.n, settings),
+        _no_dearer("latency", evaluation.latency_ms, evaluation.latency_ms_before, overall.n, settings),
+    ]
+    if evaluation.splitter_f1 is not None and evaluation.splitter_f1_before is not None:
+        conditions.append(_splitter(evaluation.splitter_f1, evaluation.splitter_f1_before))
+    passed = all(condition.passed for condition in conditions)
+    return GateDecision(
+        verdict="published" if passed else "held",
+        conditions=tuple(conditions),
+        missing=tuple(c.sentence for c in conditions if not c.passed),
+    )
+
+
+def _points(value: float) -> str:
+    return "unknown" if abs(value) == float("inf") else f"{value:+.1f} points"
+
+
+def _not_worse(overall: Difference, settings: LearnerSettings) -> Condition:
+    floor = -settings.most_loss_points
+    return Condition(
+        name="not_worse",
+        passed=overall.low >= floor,
+        figure=overall.estimate,
+        threshold=floor,
+        n=overall.n,
+        bound=overall.low,
+        sentence=(
+            f"Accuracy changes by {_points(overall.estimate)} (n = {overall.n}, evidence worth {overall.evidence:.0f}"
+            f" votes); with {settings.gate_level:.0%} confidence by at least {_points(overall.low)}, {floor:+.1f} is needed."
+        ),
+    )
+
+
+def _better(evaluation: Evaluation) -> Condition:
+    overall = evaluation.overall
+    gained = evaluation.examples_right > evaluation.examples_right_before
+    return Condition(
+        name="better",
+        passed=overall.estimate > 0 or gained,
+        figure=overall.estimate,
+        threshold=0.0,
+        n=overall.n,
+        bound=None,
+        sentence=f"The estimate {_points(overall.estimate)} must be above zero, or the examples better than before.",
+    )
+
+
+def _enough_evidence(overall: Difference, settings: LearnerSettings) -> Condition:
+    missing = max(0.0, settings.least_evidence - overall.evidence)
+    rate = overall.evidence / max(overall.n * overall.disagreement, 1)
+    more = f"; about {missing / max(rate * overall.disagreement, 1e-3):.0f} more requests are needed" if missing else ""
+    return Condition(
+        name="enough_evidence",
+        passed=missing == 0,
+        figure=overall.evidence,
+        threshold=settings.least_evidence,
+        n=overall.n,
+        bound=None,
+        sentence=(
+            f"{overall.disagreement:.1%} of the queries would go elsewhere; what is known of them is worth "
+            f"{overall.evidence:.0f} votes, {settings.least_evidence:.0f} are needed{more}."
+        ),
+    )
+
+
+def _routes(evaluation: Evaluation, settings: LearnerSettings) -> list[Condition]:
+    """Routes with enough evidence must not be demonstrably worse by ``most_route_loss_points``."""
+    tested = {r: d for r, d in evaluation.per_route.items() if d.evidence >= settings.least_route_evidence}
+    floor = -settings.most_route_loss_points
+    return [
+        Condition(
+            name=f"route:{route}",
+            passed=not (d.estimate < floor and d.high < 0),
+            figure=d.estimate,
+            threshold=floor,
+            n=d.n,
+            bound=d.high,
+            sentence=f"Questions of `{route}` change by {_points(d.estimate)} (n = {d.n}); {floor:+.1f} is the least.",
+        )
+        for route, d in tested.items()
+    ]
+
+
+def _examples(evaluation: Evaluation) -> Condition:
+    now, before = evaluation.examples_right, evaluation.examples_right_before
+    return Condition(
+        name="examples",
+        passed=now >= min(before, 1.0) - 0.02,
+        figure=now,
+        threshold=before - 0.02,
+        n=0,
+        bound=None,
+        sentence=f"{now:.1%} of the fleet's own examples go to their route; it was {before:.1%}.",
+    )
+
+
+def _no_collapse(evaluation: Evaluation, settings: LearnerSettings) -> Condition:
+    limit = max(settings.largest_share, evaluation.largest_share_before + 0.1)
+    return Condition(
+        name="no_collapse",
+        passed=evaluation.largest_share <= limit,
+        figure=evaluation.largest_share,
+        threshold=limit,
+        n=evaluation.overall.n,
+        bound=None,
+        sentence=f"The busiest route gets {evaluation.largest_share:.0%} of the queries; at most {limit:.0%} is taken.",
+    )
+
+
+def _no_dearer(name: str, now: float, before: float, n: int, settings: LearnerSettings) -> Condition:
+    limit = before * (1 + settings.most_dearer)
+    change = (now / before - 1) if before > 0 else 0.0
+    return Condition(
+        name=name,
+        passed=now <= limit + 1e-12,
+        figure=change,
+        threshold=settings.most_dearer,
+        n=n,
+        bound=None,
+        sentence=f"Expected {name} changes by {change:+.1%}; at most {settings.most_dearer:+.0%} is taken.",
+    )
+
+
+def _splitter(now: float, before: float) -> Condition:
+    return Condition(
+        name="splitter",
+        passed=now >= before - 0.01,
+        figure=now,
+        threshold=before - 0.01,
+        n=0,
+        bound=None,
+        sentence=f"The splitter's F1 on held-out questions is {now:.3f}; it was {before:.3f}.",
+    )

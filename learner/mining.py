@@ -1,0 +1,258 @@
+"""Mine failures: every kind with evidence that a person can read, and a label where the evidence suggests one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from learner.estimates import Estimates
+from learner.follow_ups import FollowUps
+from learner.settings import LearnerSettings
+from learner.spikes import robust_z
+from learner.window import Window
+
+Kind = Literal[
+    "thumbs_down",
+    "correction",
+    "follow_up_switch",
+    "reask",
+    "token_spike",
+    "latency_spike",
+    "unneeded_split",
+    "missed_split",
+    "trace_budget_cutoff",
+    "abstained",
+]
+KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
+_LIKED_FOLLOW_UP, _CORRECTION = 0.80, 0.95
+_SPIKE = 6.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinedFailure:
+    """One failure: where, of what kind, why we think so, and which route would have been right (None: not said)."""
+
+    inference_id: str
+    segment_index: int | None
+    kind: Kind
+    evidence: dict[str, object]
+    suggested_route: str | None
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Night:
+    """What all kinds look at; ``units`` has a column ``at`` with each unit's row."""
+
+    window: Window
+    units: pd.DataFrame
+    votes: pd.DataFrame
+    follow_ups: FollowUps
+    estimates: Estimates
+
+    def best_other(self, at: int, route: str) -> tuple[str | None, float]:
+        """The likeliest route if it is another one than ``route``, and its probability."""
+        best = int(np.argmax(self.estimates.posteriors[at]))
+        name = self.estimates.routes[best]
+        return (name if name != route else None), float(self.estimates.posteriors[at, best])
+
+
+def mine(window: Window, follow_ups: FollowUps, estimates: Estimates, settings: LearnerSettings) -> list[MinedFailure]:
+    """Return every failure of the window, in the order of the kinds and of time.
+
+    Args:
+        window: what was logged.
+        follow_ups: re-asks, from ``find_follow_ups``.
+        estimates: what the night believes, for how probable a wrong route is.
+        settings: for the time within which a follow-up counts.
+    """
+    units = window.units.assign(at=np.arange(len(window.units)))
+    keys = ["inference_id", "segment_index"]
+    whole = window.votes["segment_index"].isna()
+    named = window.votes[~whole].astype({"segment_index": "int64"}).merge(units, on=keys, suffixes=("_vote", ""))
+    asked = window.votes[whole].drop(columns="segment_index").merge(units, on="inference_id", suffixes=("_vote", ""))
+    votes = pd.concat([asked.assign(on_whole=True), named.assign(on_whole=False)], ignore_index=True)
+    night = _Night(window, units, votes, follow_ups, estimates)
+    miners: tuple[Callable[[_Night], list[MinedFailure]], ...] = (
+        _thumbs_down,
+        _corrections,
+        _asked_again,
+        _token_spikes,
+        _latency_spikes,
+        _unneeded_splits,
+        lambda n: _missed_splits(n, minutes=settings.follow_up_minutes),
+        _cut_off,
+        _abstained,
+    )
+    return [failure for miner in miners for failure in miner(night)]
+
+
+def _failure(row: object, kind: Kind, evidence: dict[str, object], *, to: str | None, weight: float) -> MinedFailure:
+    return MinedFailure(
+        inference_id=row.inference_id,  # type: ignore[attr-defined]
+        segment_index=int(row.segment_index),  # type: ignore[attr-defined]
+        kind=kind,
+        evidence=evidence,
+        suggested_route=to,
+        weight=round(weight, 4),
+    )
+
+
+def _thumbs_down(night: _Night) -> list[MinedFailure]:
+    """Only the share P(wrong route | down) is a misroute; the rest is filed with the SLM's owner."""
+    found = []
+    for row in night.votes[(night.votes["value"] == "down") & night.votes["correction"].isna()].itertuples():
+        wrong = night.estimates.wrong_route_given_down.get(str(row.feedback_id), 0.0)
+        to, chance = night.best_other(int(row.at), str(row.route))
+        evidence = {
+            "feedback_id": row.feedback_id,
+            "route": row.route,
+            "wrong_route_probability": round(wrong, 3),
+            "likeliest_other": to,
+            "its_probability": round(chance, 3) if to else None,
+        }
+        found.append(_failure(row, "thumbs_down", evidence, to=to if wrong > 0.5 else None, weight=wrong))
+    return found
+
+
+def _corrections(night: _Night) -> list[MinedFailure]:
+    return [
+        _failure(
+            row,
+            "correction",
+            {"feedback_id": row.feedback_id, "route": row.route, "corrected_to": row.correction},
+            to=str(row.correction),
+            weight=_CORRECTION,
+        )
+        for row in night.votes[night.votes["correction"].notna()].itertuples()
+        if row.correction != row.route
+    ]
+
+
+def _asked_again(night: _Night) -> list[MinedFailure]:
+    liked = set(night.votes.loc[night.votes["value"] == "up", "at"])
+    routes = night.units["route"].to_numpy()
+    ids = night.units["inference_id"].to_numpy()
+    again = np.flatnonzero(night.follow_ups.asked_again)
+    found = []
+    for row in night.units.iloc[again].itertuples():
+        then = int(night.follow_ups.next_unit[int(row.at)])
+        switched = routes[then] != row.route
+        evidence = {"route": row.route, "asked_again_as": ids[then], "then_route": routes[then]}
+        if switched and then in liked:
+            found.append(
+                _failure(row, "follow_up_switch", {**evidence, "liked": True}, to=routes[then], weight=_LIKED_FOLLOW_UP)
+            )
+            continue
+        position = night.estimates.routes.index(row.route) if row.route in night.estimates.routes else None
+        right = float(night.estimates.posteriors[int(row.at), position]) if position is not None else 0.0
+        to, _ = night.best_other(int(row.at), str(row.route))
+        evidence["wrong_route_probability"] = round(1 - right, 3)
+        found.append(_failure(row, "reask", evidence, to=to if right < 0.5 else None, weight=1 - right))
+    return found
+
+
+def _spikes(night: _Night, column: str, kind: Kind) -> list[MinedFailure]:
+    """Spikes carry no label: what they say about the route is not known."""
+    z = robust_z(night.units, column)
+    return [
+        _failure(
+            row,
+            kind,
+            {"route": row.route, column: float(getattr(row, column)), "robust_z": round(float(z[int(row.at)]), 1)},
+            to=None,
+            weight=0.0,
+        )
+        for row in night.units[z > _SPIKE].itertuples()
+    ]
+
+
+def _token_spikes(night: _Night) -> list[MinedFailure]:
+    return _spikes(night, "output_tokens", "token_spike")
+
+
+def _latency_spikes(night: _Night) -> list[MinedFailure]:
+    return _spikes(night, "duration_ms", "latency_spike")
+
+
+def _unneeded_splits(night: _Night) -> list[MinedFailure]:
+    """A split whose segments all belong to one route, as believed by now; or whose extra segment was disliked."""
+    found = []
+    disliked = set(night.votes.loc[(night.votes["value"] == "down") & ~night.votes["on_whole"], "at"])
+    for _, parts in night.units[night.units["segment_count"] > 1].groupby("inference_id", sort=False):
+        best = night.estimates.posteriors[parts["at"].to_numpy()].argmax(axis=1)
+        one = len(set(best.tolist())) == 1
+        extra = [int(i) for i, at in zip(parts["segment_index"], parts["at"], strict=True) if at in disliked]
+        if not one and not extra:
+            continue
+        route = night.estimates.routes[int(best[0])] if one else None
+        evidence = {"routes": parts["route"].tolist(), "all_belong_to": route, "disliked_segments": extra}
+        row = next(parts.itertuples())
+        found.append(_failure(row, "unneeded_split", evidence, to=route, weight=0.8 if one else 0.5))
+    return found
+
+
+def _missed_splits(night: _Night, *, minutes: float) -> list[MinedFailure]:
+    """Down on the whole; then a part of the same words went to another route and was liked."""
+    down = set(night.votes.loc[night.votes["value"] == "down", "at"])
+    liked = set(night.votes.loc[night.votes["value"] == "up", "at"])
+    found = []
+    wholes = night.units[(night.units["segment_count"] == 1) & night.units["session_id"].notna()]
+    for _, session in wholes.groupby("session_id", sort=False):
+        rows = list(session.itertuples())
+        for i, row in enumerate(rows):
+            if row.at not in down or not isinstance(row.text, str):
+                continue
+            for then in rows[i + 1 :]:
+                start = _part_of(row.text, then.text)
+                soon = (then.occurred_at - row.occurred_at).total_seconds() <= minutes * 60
+                if start is not None and soon and then.at in liked and then.route != row.route:
+                    evidence = {
+                        "route": row.route,
+                        "part_asked_as": then.inference_id,
+                        "then_route": then.route,
+                        "part_start": start,
+                        "part_end": start + len(str(then.text).strip(" ?.!,")),
+                    }
+                    found.append(_failure(row, "missed_split", evidence, to=str(then.route), weight=0.8))
+    return found
+
+
+def _part_of(whole: str, part: object) -> int | None:
+    """Where ``part`` starts in ``whole``, None if it is not a proper part of its words."""
+    if not isinstance(part, str):
+        return None
+    words = part.strip(" ?.!,").lower()
+    start = whole.lower().find(words)
+    return start if start >= 0 and 0 < len(words) < 0.9 * len(whole.strip(" ?.!,")) else None
+
+
+def _cut_off(night: _Night) -> list[MinedFailure]:
+    """This SLM is too verbose: its owner's matter, not the router's."""
+    votes = night.votes
+    rows = votes[(votes["value"] == "down") & (votes["finish_reason"] == "length")]
+    return [
+        _failure(
+            row,
+            "trace_budget_cutoff",
+            {"route": row.route, "feedback_id": row.feedback_id, "output_tokens": _number(row.output_tokens)},
+            to=None,
+            weight=0.0,
+        )
+        for row in rows.itertuples()
+    ]
+
+
+def _number(value: object) -> float | None:
+    return None if pd.isna(value) else float(value)  # type: ignore[arg-type]
+
+
+def _abstained(night: _Night) -> list[MinedFailure]:
+    found = []
+    for row in night.units[night.units["cause"] == "abstained"].itertuples():
+        to, chance = night.best_other(int(row.at), str(row.route))
+        evidence = {"route": row.route, "likeliest_other": to, "its_probability": round(chance, 3) if to else None}
+        found.append(_failure(row, "abstained", evidence, to=to if chance > 0.5 else None, weight=0.0))
+    return found

@@ -1,0 +1,261 @@
+"""A night: read, mine, estimate, shift the centroids, retrain the splitter, evaluate, gate, publish or hold."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine
+
+from learner import lease, runs
+from learner.correctness import estimate_correctness
+from learner.evaluation import Evaluation, compare_on_log, evaluate
+from learner.evidence import gather_evidence
+from learner.follow_ups import find_follow_ups
+from learner.gate import GateDecision, decide_gate
+from learner.learn import LearnedCentroids, learn_centroids
+from learner.mining import MinedFailure, mine
+from learner.report import build_report
+from learner.runs import Heartbeat
+from learner.seeds import embed_seeds
+from learner.settings import LearnerSettings
+from learner.spikes import observe_costs
+from learner.splitter_night import NightSplitter, retrain_splitter
+from learner.window import Window, embed_missing, read_window, watermark
+from router.encoder import Encoder
+from router.registry import LeaseLost, active, load, publish
+from router.version import RouterVersion
+from telemetry.feedback import resolve_waiting
+from telemetry.ids import new_id
+
+STEPS = ("read", "estimate", "mine", "shift", "split", "evaluate", "gate", "publish")
+Progress = Callable[[str], None]
+
+
+class NothingServes(Exception):
+    """No router version is active, so there is nothing to improve; start trimtab serve once, it builds the first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NightResult:
+    """How a night ended: published, held or nothing_to_learn; the version now serving; the report."""
+
+    run_id: UUID
+    verdict: str
+    version: int
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What every step needs."""
+
+    engine: Engine
+    encoder: Encoder
+    settings: LearnerSettings
+    run_id: UUID
+    token: int
+    heartbeat: Heartbeat
+    progress: Progress
+
+    def step(self, name: str) -> None:
+        """Announce a step; a night whose lease was taken by another stops here."""
+        if self.heartbeat.lost.is_set():
+            raise LeaseLost(token=self.token, found=None)
+        with self.engine.begin() as conn:
+            runs.set_step(conn, self.run_id, name)
+        self.progress(name)
+
+
+def run_night(
+    engine: Engine,
+    *,
+    encoder: Encoder,
+    settings: LearnerSettings,
+    actor: str,
+    progress: Progress = lambda _: None,
+    force: bool = False,
+    run_id: UUID | None = None,
+    until: datetime | None = None,
+) -> NightResult:
+    """Run one night and return how it ended. What was interrupted before is started anew; nothing is half published.
+
+    Args:
+        engine: of the migrated database.
+        encoder: the one that serves.
+        settings: what the night goes by.
+        actor: who is written into the history.
+        progress: told the name of each step of ``STEPS`` as it begins.
+        force: learn even when nothing new came in.
+        run_id: of the run's row, made when missing.
+        until: the watermark, for a night over the past; None: now.
+
+    Raises:
+        LeaseHeld: another learner is at work.
+        LeaseLost: another learner took over meanwhile; nothing was published.
+        NothingServes: there is no version to improve.
+    """
+    run_id = run_id or new_id()
+    with engine.begin() as conn:
+        if active(conn) is None:
+            raise NothingServes(NothingServes.__doc__)
+        token = lease.acquire(conn, holder=f"{actor} {run_id}")
+        runs.start_run(conn, run_id, token=token, actor=actor)
+    try:
+        with Heartbeat(engine, token) as heartbeat:
+            work = _Work(engine, encoder, settings, run_id, token, heartbeat, progress)
+            return _night(work, actor=actor, force=force, until=until)
+    except Exception as error:
+        with engine.begin() as conn:
+            runs.finish_run(conn, run_id, status="failed", error=f"{type(error).__name__}: {error}"[:2000])
+        raise
+    finally:
+        with engine.begin() as conn:
+            lease.release(conn, token)
+
+
+def _night(work: _Work, *, actor: str, force: bool, until: datetime | None) -> NightResult:
+    settings, encoder = work.settings, work.encoder
+
+    work.step("read")
+    window, incumbent, fresh = _read(work, until=until)
+    if not fresh and not force:
+        return _nothing(work, window, incumbent)
+
+    work.step("estimate")
+    follow_ups = find_follow_ups(window, similarity=settings.reask_similarity, minutes=settings.follow_up_minutes)
+    evidence = gather_evidence(window, follow_ups, routes=incumbent.parameters.routes)
+    learned = learn_centroids(window, incumbent, encoder=encoder, settings=settings, seed=settings.seed)
+
+    work.step("mine")
+    failures = mine(window, follow_ups, learned.estimates, settings)
+
+    work.step("shift")
+    parameters = observe_costs(window.units, learned.parameters)
+    candidate = replace(
+        incumbent,
+        centroids=learned.centroids,
+        parameters=parameters,
+        training={"watermark": window.watermark.isoformat(), "parent": str(incumbent.number), **_kept(settings)},
+        number=0,
+        fingerprint="",
+    )
+
+    work.step("split")
+    splitter = retrain_splitter(
+        window,
+        learned.estimates,
+        failures,
+        fleet=incumbent.fleet,
+        incumbent=incumbent.splitter,
+        encoder=encoder,
+        settings=settings,
+    )
+    candidate = replace(candidate, splitter=splitter.arrays)
+
+    work.step("evaluate")
+    correctness = estimate_correctness(evidence, learned.estimates, units=len(window.units))
+
+    def learn(part: Window) -> RouterVersion:
+        found = learn_centroids(part, incumbent, encoder=encoder, settings=settings, seed=settings.seed)
+        return replace(candidate, centroids=found.centroids, parameters=found.parameters)
+
+    comparison = compare_on_log(window, incumbent, correctness, learn=learn, settings=settings)
+    seeds = embed_seeds(incumbent.fleet, encoder=encoder)
+    evaluation = replace(
+        evaluate(window, incumbent, candidate, comparison, examples=(seeds.X, seeds.route), settings=settings),
+        splitter_f1=splitter.f1,
+        splitter_f1_before=splitter.f1_before,
+    )
+
+    work.step("gate")
+    gate = decide_gate(evaluation, settings)
+
+    work.step("publish")
+    return _conclude(work, window, incumbent, candidate, learned, failures, splitter, evaluation, gate, actor=actor)
+
+
+def _kept(settings: LearnerSettings) -> dict[str, str]:
+    return {"seed": str(settings.seed), "window_days": str(settings.window_days)}
+
+
+def _read(work: _Work, *, until: datetime | None) -> tuple[Window, RouterVersion, bool]:
+    """The window, the version that serves, and whether anything came in since the last night."""
+    with work.engine.begin() as conn:
+        resolve_waiting(conn)
+    embed_missing(work.engine, encoder=work.encoder)
+    with work.engine.connect() as conn:
+        window = read_window(conn, encoder=work.encoder, days=work.settings.window_days, until=until or watermark(conn))
+        since = runs.last_watermark(conn)
+        fresh = len(window.units) > 0 and runs.anything_new(conn, since=since, until=window.watermark)
+        activation = active(conn)
+        if activation is None:
+            raise NothingServes(NothingServes.__doc__)
+        return window, load(conn, activation.version), fresh
+
+
+def _nothing(work: _Work, window: Window, incumbent: RouterVersion) -> NightResult:
+    report = {"verdict": "nothing_to_learn", "sentence": "Nothing came in since the last night."}
+    with work.engine.begin() as conn:
+        runs.finish_run(
+            conn,
+            work.run_id,
+            status="finished",
+            verdict="nothing_to_learn",
+            watermark=window.watermark,
+            window_start=window.start,
+            report=report,
+        )
+    return NightResult(run_id=work.run_id, verdict="nothing_to_learn", version=incumbent.number, report=report)
+
+
+def _conclude(
+    work: _Work,
+    window: Window,
+    incumbent: RouterVersion,
+    candidate: RouterVersion,
+    learned: LearnedCentroids,
+    failures: list[MinedFailure],
+    splitter: NightSplitter,
+    evaluation: Evaluation,
+    gate: GateDecision,
+    *,
+    actor: str,
+) -> NightResult:
+    """Publish or hold, and write everything down, in one transaction."""
+    report = build_report(
+        window, incumbent, candidate, learned, failures, splitter, evaluation, gate, settings=work.settings
+    )
+    published = gate.verdict == "published"
+    with work.engine.begin() as conn:
+        registered = publish(
+            conn,
+            candidate,
+            actor=actor,
+            reason=report["sentence"],
+            parent=incumbent.number,
+            report=report,
+            status="active" if published else "rejected",
+            watermark=window.watermark,
+            window_start=window.start,
+            fencing_token=work.token,
+        )
+        report["version"] = registered.number if published else incumbent.number
+        runs.store_failures(conn, work.run_id, failures)
+        if published:
+            votes = list(zip(window.votes["feedback_id"], map(int, window.votes["revision"]), strict=True))
+            runs.store_consumption(conn, votes, version=registered.number)
+        runs.finish_run(
+            conn,
+            work.run_id,
+            status="finished",
+            verdict=gate.verdict,
+            watermark=window.watermark,
+            window_start=window.start,
+            candidate=registered.number,
+            counts=report["counts"],
+            reasons=[asdict(condition) for condition in gate.conditions],
+            report=report,
+        )
+    return NightResult(run_id=work.run_id, verdict=gate.verdict, version=report["version"], report=report)

@@ -1,0 +1,113 @@
+"""The row of one night: started, heartbeat, finished; what an interrupted night left is marked as abandoned."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from learner import lease
+from learner.mining import MinedFailure
+from telemetry.tables import feedback, learner_consumption, learner_run, mined_failure
+
+_BEAT_SECONDS = 10.0
+
+
+def start_run(conn: Connection, run_id: UUID, *, token: int, actor: str) -> None:
+    """Write down that a night begins. Whoever holds the lease is alone: what still runs was interrupted."""
+    unfinished = update(learner_run).where(learner_run.c.status == "running")
+    conn.execute(unfinished.values(status="abandoned", finished_at=func.clock_timestamp(), error="interrupted"))
+    conn.execute(
+        insert(learner_run).values(run_id=run_id, fencing_token=token, status="running", step="read", error=None)
+    )
+    del actor
+
+
+def set_step(conn: Connection, run_id: UUID, step: str) -> None:
+    """Write down which step is at work."""
+    statement = update(learner_run).where(learner_run.c.run_id == run_id)
+    conn.execute(statement.values(step=step, heartbeat_at=func.clock_timestamp()))
+
+
+def finish_run(conn: Connection, run_id: UUID, **values: Any) -> None:
+    """Write down how the night ended."""
+    statement = update(learner_run).where(learner_run.c.run_id == run_id)
+    conn.execute(statement.values(finished_at=func.clock_timestamp(), step=None, **values))
+
+
+def last_watermark(conn: Connection) -> datetime | None:
+    """Return up to when the newest night that evaluated anything had read."""
+    done = learner_run.c.verdict.in_(("published", "held", "canary"))
+    newest = select(learner_run.c.watermark).where(done).order_by(learner_run.c.started_at.desc()).limit(1)
+    return conn.execute(newest).scalar_one_or_none()
+
+
+def anything_new(conn: Connection, *, since: datetime | None, until: datetime) -> bool:
+    """Tell whether a judgement, a withdrawal or a question came in since the last night."""
+    from telemetry.tables import inference
+
+    for table in (feedback, inference):
+        statement = select(table.c.received_at).where(table.c.received_at <= until).limit(1)
+        if since is not None:
+            statement = statement.where(table.c.received_at > since)
+        if conn.execute(statement).first() is not None:
+            return True
+    return False
+
+
+def store_failures(conn: Connection, run_id: UUID, failures: Sequence[MinedFailure]) -> None:
+    """Store the failures of a night."""
+    rows = [{**asdict(failure), "run_id": run_id, "inference_id": UUID(failure.inference_id)} for failure in failures]
+    if rows:
+        conn.execute(insert(mined_failure), rows)
+
+
+def store_consumption(conn: Connection, votes: Sequence[tuple[str, int]], *, version: int) -> None:
+    """Write down which feedback revisions trained ``version``."""
+    conn.execute(delete(learner_consumption).where(learner_consumption.c.version == version))
+    rows = [{"feedback_id": UUID(id_), "revision": revision, "version": version} for id_, revision in votes]
+    if rows:
+        conn.execute(insert(learner_consumption), rows)
+
+
+def failure_counts(failures: Sequence[MinedFailure]) -> Mapping[str, int]:
+    """Return how many failures of each kind."""
+    counts: dict[str, int] = {}
+    for failure in failures:
+        counts[failure.kind] = counts.get(failure.kind, 0) + 1
+    return counts
+
+
+class Heartbeat:
+    """Renews the lease beside the night's work. ``lost`` is set when somebody else has taken it."""
+
+    def __init__(self, engine: Engine, token: int) -> None:
+        self._engine, self._token = engine, token
+        self._ended = threading.Event()
+        self.lost = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="night-heartbeat", daemon=True)
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(_BEAT_SECONDS):
+            try:
+                with self._engine.begin() as conn:
+                    if not lease.renew(conn, self._token):
+                        self.lost.set()
+                        return
+            except SQLAlchemyError:  # the database is away; the lease lasts for several beats
+                continue
+
+
+Failpoint = Callable[[str], None]
