@@ -43,10 +43,14 @@ class RoutedSegment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boundary:
-    """A possible start of a new segment at character ``start``, with the splitter's probability."""
+    """A possible start of a new segment at character ``start``, with the splitter's probability.
+
+    ``end`` is where the segment before it would end, if something stands between the two (None: right there).
+    """
 
     start: int
     probability: float
+    end: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

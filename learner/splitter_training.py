@@ -1,0 +1,234 @@
+"""Training of the splitter: torch at night, the arrays it leaves are all that serving needs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from learner.concatenate import SplitExample
+from router.encoder import Encoding
+from router.splitter import Array, boundaries, cut, dilation, word_starts
+
+if TYPE_CHECKING:
+    import torch
+
+Tensors = dict[str, "torch.Tensor"]
+Progress = Callable[[float], None]
+
+WIDTH = 80
+LAYERS = 5
+EPOCHS = 5
+BATCH = 32
+LEARNING_RATE = 2e-3
+START_WEIGHT = 2.0
+DROPOUT = 0.1
+
+
+class HiddenEncoder(Protocol):
+    """What the training needs of an encoder."""
+
+    def encode(self, texts: Sequence[str], *, hidden: bool = ...) -> list[Encoding]:
+        """Encode texts, with hidden states if asked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitScore:
+    """How well a splitter finds the starts of segments (characters, exactly), over all examples.
+
+    ``exact`` is the share of queries whose starts (and ends, where known) are all right and none is superfluous;
+    ``over_split`` the share of queries of one segment that are split.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    exact: float
+    over_split: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """An example as the training reads it: hidden (T, H) float16, words' tokens (W,), targets and weights (W, 2)."""
+
+    hidden: npt.NDArray[np.float16]
+    tokens: npt.NDArray[np.int64]
+    targets: Array
+    weights: Array
+
+
+def train_splitter(
+    examples: Sequence[SplitExample],
+    *,
+    encoder: HiddenEncoder,
+    seed: int,
+    warm_start: Mapping[str, Array] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Array]:
+    """Train a splitter; the same input gives the same bytes.
+
+    Args:
+        examples: queries with the places where they are to be split; see ``learner.concatenate``.
+        encoder: its hidden states are what the splitter reads; they are held in memory (2.3 KB a token).
+        seed: of the first weights, the order of batches and the dropout.
+        warm_start: arrays of an earlier splitter to go on from; ignored if they have other shapes.
+        progress: is told the share done, between 0 and 1.
+
+    Returns:
+        The arrays that ``router.splitter`` serves; none if no example is split, for then it has nothing to learn.
+    """
+    if not any(example.starts for example in examples):
+        return {}
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums of several threads differ in their last bits
+    try:
+        prepared = [p for p in _prepare(examples, encoder=encoder) if len(p.tokens) > 1]
+        generator = torch.Generator().manual_seed(seed)
+        tensors = _first_tensors(prepared[0].hidden.shape[1], generator)
+        if warm_start and all(n in warm_start and warm_start[n].shape == t.shape for n, t in tensors.items()):
+            tensors = {name: torch.from_numpy(warm_start[name].copy()) for name in tensors}
+        _fit(tensors, prepared, generator=generator, seed=seed, progress=progress)
+    finally:
+        torch.set_num_threads(threads)
+    return {name: np.ascontiguousarray(tensor.detach().numpy()) for name, tensor in tensors.items()}
+
+
+def score_splitter(
+    arrays: Mapping[str, Array], examples: Sequence[SplitExample], *, encoder: HiddenEncoder, threshold: float = 0.5
+) -> SplitScore:
+    """Score a splitter through the code that serves it."""
+    hits = found = wanted = exact = singles = over = 0
+    for example, encoding in zip(examples, encoder.encode([e.text for e in examples], hidden=True), strict=True):
+        spans = cut(example.text, boundaries(arrays, encoding, example.text), threshold=threshold)
+        starts = {start for start, _ in spans[1:]}
+        right = starts == set(example.starts)
+        if right and example.ends is not None:
+            right = tuple(end for _, end in spans[:-1]) == example.ends
+        hits += len(starts & set(example.starts))
+        found, wanted, exact = found + len(starts), wanted + len(example.starts), exact + right
+        singles, over = singles + (not example.starts), over + (not example.starts and bool(starts))
+    return SplitScore(
+        precision=hits / found if found else 1.0,
+        recall=hits / wanted if wanted else 1.0,
+        f1=2 * hits / (found + wanted) if found + wanted else 1.0,
+        exact=exact / len(examples) if examples else 1.0,
+        over_split=over / singles if singles else 0.0,
+    )
+
+
+def _prepare(examples: Sequence[SplitExample], *, encoder: HiddenEncoder) -> list[_Prepared]:
+    encodings = encoder.encode([example.text for example in examples], hidden=True)
+    return [_prepared(example, encoding) for example, encoding in zip(examples, encodings, strict=True)]
+
+
+def _prepared(example: SplitExample, encoding: Encoding) -> _Prepared:
+    """Targets for each word: a segment starts here; it belongs to no segment."""
+    if encoding.hidden is None or encoding.offsets is None:
+        raise ValueError("The splitter is trained on encodings with hidden states.")
+    starts, tokens = word_starts(example.text, encoding.offsets)
+    starting = np.isin(starts, example.starts)
+    outside, known = np.zeros(len(starts), bool), example.ends is not None or not example.starts
+    for end, start in zip(example.ends or (), example.starts, strict=False):
+        outside |= (starts >= end) & (starts < start)
+    weights = np.full((len(starts), 2), example.weight, np.float32)
+    weights[starting, 0] *= START_WEIGHT
+    weights[:, 1] *= known
+    weights[:1, 0] = 0  # the first word always starts the first segment
+    targets = np.stack([starting, outside], axis=1).astype(np.float32)
+    return _Prepared(encoding.hidden.astype(np.float16), tokens, targets, weights)
+
+
+def _first_tensors(width: int, generator: "torch.Generator") -> Tensors:
+    """Fresh weights, uniform within 1/sqrt(fan in)."""
+    import torch
+
+    shapes = {"reduce": (width, 64), "conv0": (3 * 64, WIDTH)}
+    shapes |= {f"conv{layer}": (3 * WIDTH, WIDTH) for layer in range(1, LAYERS)} | {"head": (WIDTH, 2)}
+    tensors: Tensors = {}
+    for name, shape in shapes.items():
+        bound = shape[0] ** -0.5
+        tensors[f"{name}.weight"] = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+        tensors[f"{name}.bias"] = torch.zeros(shape[1])
+    return tensors
+
+
+def _fit(
+    tensors: Tensors,
+    prepared: Sequence[_Prepared],
+    *,
+    generator: "torch.Generator",
+    seed: int,
+    progress: Progress | None,
+) -> None:
+    """AdamW with one cycle of the learning rate, over batches of queries of like length."""
+    import torch
+
+    parameters = [tensor.requires_grad_() for tensor in tensors.values()]
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01)
+    rng = np.random.default_rng(seed)
+    steps = EPOCHS * -(-len(prepared) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=steps)
+    for epoch in range(EPOCHS):
+        batches = _batches(prepared, rng)
+        for done, batch in enumerate(batches):
+            loss = _loss(tensors, [prepared[i] for i in batch], generator)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            if progress:
+                progress((epoch * len(batches) + done + 1) / steps)
+
+
+def _batches(prepared: Sequence[_Prepared], rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:
+    """Batches of like lengths, so that little is padding, in random order."""
+    lengths = np.array([len(p.hidden) for p in prepared]) + rng.uniform(0, 6, len(prepared))
+    order = np.argsort(lengths)
+    batches = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def _loss(tensors: Tensors, batch: Sequence[_Prepared], generator: "torch.Generator") -> "torch.Tensor":
+    import torch
+
+    longest = max(len(p.hidden) for p in batch)
+    hidden = torch.zeros(len(batch), longest, batch[0].hidden.shape[1])
+    for i, p in enumerate(batch):
+        hidden[i, : len(p.hidden)] = torch.from_numpy(p.hidden)
+    real = torch.tensor([[t < len(p.hidden) for t in range(longest)] for p in batch])
+    logits = _logits(tensors, hidden, real, generator)
+    rows = torch.tensor([i for i, p in enumerate(batch) for _ in p.tokens])
+    columns = torch.from_numpy(np.concatenate([p.tokens for p in batch]))
+    targets = torch.from_numpy(np.concatenate([p.targets for p in batch]))
+    weights = torch.from_numpy(np.concatenate([p.weights for p in batch]))
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits[rows, columns], targets, weight=weights, reduction="sum"
+    )
+    return loss / len(rows)
+
+
+def _logits(
+    tensors: Tensors, hidden: "torch.Tensor", real: "torch.Tensor", generator: "torch.Generator"
+) -> "torch.Tensor":
+    """The tagger of ``router.splitter.word_logits`` over padded rows, (n, T, H) to (n, T, 2), with dropout."""
+    import torch
+
+    def thinned(x: "torch.Tensor") -> "torch.Tensor":
+        return x * (torch.rand(x.shape, generator=generator) >= DROPOUT) / (1 - DROPOUT)
+
+    def gelu(x: "torch.Tensor") -> "torch.Tensor":
+        return torch.nn.functional.gelu(x, approximate="tanh") * real.unsqueeze(2)
+
+    x = thinned(gelu(hidden @ tensors["reduce.weight"] + tensors["reduce.bias"]))
+    for layer in range(LAYERS):
+        d, T = dilation(layer), x.shape[1]
+        wide = torch.nn.functional.pad(x, (0, 0, d, d))
+        around = torch.cat([wide[:, :T], x, wide[:, 2 * d :]], dim=2)
+        y = gelu(around @ tensors[f"conv{layer}.weight"] + tensors[f"conv{layer}.bias"])
+        x = x + thinned(y) if layer else y
+    return x @ tensors["head.weight"] + tensors["head.bias"]

@@ -1,0 +1,136 @@
+"""The splitter: a small tagger over the encoder's hidden states says where a new segment starts, in numpy.
+
+Its arrays, all float32: ``reduce.weight`` (H, 64) and ``reduce.bias`` bring three layers of a token down to 64 numbers;
+``conv0``, ``conv1`` ... (``.weight`` (3 C_in, C), ``.bias`` (C,)) look at three tokens that are 1, 1, 2, 4 ... apart,
+and all but the first add to what they read; ``head`` (C, 2) gives the logit that a segment starts at a word and the
+logit that the word belongs to no segment (a connector). Without arrays it never splits.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from router.decision import Boundary
+
+if TYPE_CHECKING:
+    from router.encoder import Encoding
+
+Array = npt.NDArray[np.float32]
+
+_WORD = re.compile(r"\S+")
+# What may part two questions without belonging to either. Quotes, brackets and signs of code stay where they are.
+_SEPARATORS = ".,;:?\u3002\uff0c\uff1b\uff1f\u3001"
+_SEPARATING_WORD = re.compile(rf"[{re.escape(_SEPARATORS)}\-\u2013\u2014/|&+*\u2022]+")
+
+
+def boundaries(arrays: Mapping[str, Array], encoding: "Encoding", query: str) -> tuple[Boundary, ...]:
+    """Say for each word but the first how probable it is that a new segment starts there.
+
+    Args:
+        arrays: the splitter; empty for one that never splits.
+        encoding: of the query, with hidden states.
+        query: the very text that was encoded.
+
+    Returns:
+        One boundary a word start, in order; none where the encoder could not read the query to its end.
+    """
+    if not arrays or encoding.hidden is None or encoding.offsets is None or len(encoding.offsets) < 2:
+        return ()
+    if encoding.offsets[-1, 1] < len(query.rstrip()):
+        return ()
+    starts, tokens = word_starts(query, encoding.offsets)
+    if len(starts) < 2:
+        return ()
+    logits = word_logits(arrays, encoding.hidden)[tokens]
+    probability = 1 / (1 + np.exp(-np.clip(logits[:, 0], -30, 30)))
+    ends = _ends(query, starts, outside=logits[:, 1] > 0)
+    return tuple(
+        Boundary(start=int(starts[i]), probability=float(probability[i]), end=ends[i]) for i in range(1, len(starts))
+    )
+
+
+def cut(query: str, boundaries: Sequence[Boundary], *, threshold: float) -> tuple[tuple[int, int], ...]:
+    """Cut a query at the boundaries that reach the threshold.
+
+    Returns:
+        Character spans (start, end) of the segments, in order, without overlap and none of them empty; blanks,
+        punctuation and connectors between two segments belong to neither. One span, the query without blanks around
+        it, if nothing reaches the threshold; none if the query is blank.
+    """
+    start, last = len(query) - len(query.lstrip()), len(query.rstrip())
+    spans: list[tuple[int, int]] = []
+    for boundary in boundaries:
+        if boundary.probability < threshold:
+            continue
+        end = _trimmed_end(query, start, boundary.start if boundary.end is None else boundary.end)
+        if end > start:
+            spans.append((start, end))
+            start = boundary.start
+    return (*spans, (start, last)) if start < last else tuple(spans)
+
+
+def word_starts(query: str, offsets: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Find where words start (a word: what stands between blanks) and each one's first token.
+
+    Returns:
+        Characters (W,) and indices of tokens (W,), for the words that the encoder has a token for.
+    """
+    starts = np.array([match.start() for match in _WORD.finditer(query)], np.int64)
+    ends = np.append(starts[1:], len(query))
+    tokens = np.searchsorted(offsets[:, 0], starts)
+    seen = tokens < len(offsets)
+    seen[seen] = offsets[tokens[seen], 0] < ends[seen]
+    return starts[seen], tokens[seen]
+
+
+def word_logits(arrays: Mapping[str, Array], hidden: Array) -> Array:
+    """The tagger itself: hidden states (T, H) to logits (T, 2)."""
+    x = _gelu(hidden @ arrays["reduce.weight"] + arrays["reduce.bias"])
+    for layer in count():
+        if f"conv{layer}.weight" not in arrays:
+            break
+        y = _gelu(_around(x, dilation(layer)) @ arrays[f"conv{layer}.weight"] + arrays[f"conv{layer}.bias"])
+        x = x + y if layer else y
+    logits: Array = x @ arrays["head.weight"] + arrays["head.bias"]
+    return logits
+
+
+def dilation(layer: int) -> int:
+    """How far apart the three tokens are that a layer looks at: 1, 1, 2, 4, 8 ..."""
+    return int(2 ** max(0, layer - 1))
+
+
+def _around(x: Array, d: int) -> Array:
+    """Each token's row between those of the tokens ``d`` before and after it: (T, C) to (T, 3 C), zeros outside."""
+    T, C = x.shape
+    wide = np.zeros((T, 3 * C), np.float32)
+    wide[d:, :C] = x[: max(0, T - d)]
+    wide[:, C : 2 * C] = x
+    wide[: max(0, T - d), 2 * C :] = x[d:]
+    return wide
+
+
+def _gelu(x: Array) -> Array:
+    """GELU in its tanh form, as the training computes it."""
+    y: Array = 0.5 * x * (1 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)))
+    return y
+
+
+def _ends(query: str, starts: npt.NDArray[np.int64], *, outside: npt.NDArray[np.bool_]) -> list[int]:
+    """For each word, where a segment before it would end: after the last word that is no connector."""
+    stops = [
+        len(query[start:stop].rstrip()) + start for start, stop in zip(starts, [*starts[1:], len(query)], strict=True)
+    ]
+    ends = [int(starts[0])]
+    for i, stop in enumerate(stops[:-1]):
+        word = query[starts[i] : stop]
+        ends.append(ends[-1] if outside[i] or _SEPARATING_WORD.fullmatch(word) else int(stop))
+    return ends
+
+
+def _trimmed_end(query: str, start: int, end: int) -> int:
+    return start + len(query[start:end].rstrip(_SEPARATORS + " \t\r\n"))
