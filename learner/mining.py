@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,20 +11,8 @@ from learner.follow_ups import FollowUps
 from learner.settings import LearnerSettings
 from learner.spikes import robust_z
 from learner.window import Window
+from telemetry.failure_kinds import FailureKind
 
-Kind = Literal[
-    "thumbs_down",
-    "correction",
-    "follow_up_switch",
-    "reask",
-    "token_spike",
-    "latency_spike",
-    "unneeded_split",
-    "missed_split",
-    "trace_budget_cutoff",
-    "abstained",
-]
-KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
 _LIKED_FOLLOW_UP, _CORRECTION = 0.80, 0.95
 _SPIKE = 6.0
 
@@ -36,7 +23,7 @@ class MinedFailure:
 
     inference_id: str
     segment_index: int | None
-    kind: Kind
+    kind: FailureKind
     evidence: dict[str, object]
     suggested_route: str | None
     weight: float
@@ -89,7 +76,9 @@ def mine(window: Window, follow_ups: FollowUps, estimates: Estimates, settings: 
     return [failure for miner in miners for failure in miner(night)]
 
 
-def _failure(row: object, kind: Kind, evidence: dict[str, object], *, to: str | None, weight: float) -> MinedFailure:
+def _failure(
+    row: object, kind: FailureKind, evidence: dict[str, object], *, to: str | None, weight: float
+) -> MinedFailure:
     return MinedFailure(
         inference_id=row.inference_id,  # type: ignore[attr-defined]
         segment_index=int(row.segment_index),  # type: ignore[attr-defined]
@@ -154,7 +143,7 @@ def _asked_again(night: _Night) -> list[MinedFailure]:
     return found
 
 
-def _spikes(night: _Night, column: str, kind: Kind) -> list[MinedFailure]:
+def _spikes(night: _Night, column: str, kind: FailureKind) -> list[MinedFailure]:
     """Spikes carry no label: what they say about the route is not known."""
     z = robust_z(night.units, column)
     return [

@@ -11,13 +11,14 @@ import numpy as np
 from learner.evaluation import Evaluation
 from learner.gate import GateDecision
 from learner.learn import LearnedCentroids
-from learner.mining import KINDS, MinedFailure
+from learner.mining import MinedFailure
 from learner.runs import failure_counts
 from learner.settings import LearnerSettings
 from learner.splitter_night import NightSplitter
 from learner.window import Window
 from router.difference import changed_decisions, compare
 from router.version import RouterVersion
+from telemetry.failure_kinds import FAILURE_KINDS
 
 _SHOWN_CHANGES = 50
 _SHOWN_FAILURES = 5
@@ -200,7 +201,7 @@ def _change_lines(report: Mapping[str, Any]) -> list[str]:
 def _failure_lines(report: Mapping[str, Any]) -> list[str]:
     counts = report["counts"]["failures"]
     lines = ["## Failures", "", "| kind | count |", "|---|---|"]
-    return [*lines, *[f"| {kind} | {counts.get(kind, 0)} |" for kind in KINDS], ""]
+    return [*lines, *[f"| {kind} | {counts.get(kind, 0)} |" for kind in FAILURE_KINDS], ""]
 
 
 def _setting_lines(report: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import Connection, RowMapping, select
 
 from telemetry.tables import (
@@ -77,3 +79,17 @@ def list_inferences(
     if session_id:
         statement = statement.where(inference.c.session_id == session_id)
     return conn.execute(statement).mappings().all()
+
+
+def logged_queries(conn: Connection, *, encoder: str, limit: int) -> tuple[list[str], npt.NDArray[np.float32]]:
+    """Return the newest distinct logged queries that have an embedding of ``encoder``: n texts and (n, D)."""
+    newest = (
+        select(inference_payload.c.query, inference_payload.c.embedding)
+        .where(inference_payload.c.encoder == encoder)
+        .where(inference_payload.c.query.is_not(None), inference_payload.c.embedding.is_not(None))
+        .order_by(inference_payload.c.inference_id.desc())
+        .limit(limit)
+    )
+    found = {row.query: row.embedding for row in conn.execute(newest)}
+    X = np.frombuffer(b"".join(found.values()), "<f2").astype(np.float32).reshape(len(found), -1 if found else 0)
+    return list(found), X

@@ -102,7 +102,7 @@ async def get_inference(request: Request, inference_id: UUID) -> dict[str, Any]:
 
     def read(conn: Any) -> dict[str, Any] | None:
         stored = read_inference(conn, inference_id)
-        return None if stored is None else inference_json(stored, version=_version(conn, stored))
+        return None if stored is None else inference_json(stored, version=served_by(conn, stored))
 
     found = await state_of(request).read(read)
     if found is None:
@@ -110,7 +110,8 @@ async def get_inference(request: Request, inference_id: UUID) -> dict[str, Any]:
     return found
 
 
-def _version(conn: Any, stored: StoredInference) -> dict[str, Any] | None:
+def served_by(conn: Any, stored: StoredInference) -> dict[str, Any] | None:
+    """Return the version that served the inference, None when that is not known."""
     number = stored.inference["router_version"]
     if not number:
         return None

@@ -1,0 +1,94 @@
+"""The command line: trimtab. Nothing heavy is imported before a command needs it."""
+
+import os
+import sys
+
+import typer
+
+from api.cli import decisions, demonstration, nights, serving, versions
+
+app = typer.Typer(
+    name="trimtab",
+    help="Trimtab learns where to send a question: log decisions, judge them, learn each night, roll back in a second.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+fleet = typer.Typer(help="The fleet file.", no_args_is_help=True)
+app.add_typer(fleet, name="fleet")
+
+app.command()(serving.serve)
+app.command()(serving.migrate)
+app.command(hidden=True)(serving.prepare)
+app.command()(decisions.route)
+app.command()(decisions.inference)
+fleet.command("check")(decisions.check_fleet)
+app.command()(nights.learn)
+app.command()(nights.failures)
+app.command()(nights.runs)
+app.command()(versions.versions)
+app.command()(versions.show)
+app.command()(versions.diff)
+app.command()(versions.activate)
+app.command()(versions.rollback)
+app.command()(versions.history)
+app.command()(demonstration.demo)
+
+
+def main() -> None:
+    """Run the command; what can be expected to go wrong is one line on standard error and exit code 1."""
+    # One thread a library: serving and learning share few cores, and the libraries' own threads fight over them.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        sentence = _expected(error)
+        if sentence is None:
+            raise
+        sys.stderr.write(f"trimtab: {sentence}\n")
+        sys.exit(1)
+
+
+def _expected(error: Exception) -> str | None:
+    """The sentence of an error that a person can mend; None for what is our own mistake."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    from api.database import NotMigrated
+    from api.schedule import WrongTime
+    from api.settings import WrongSetting
+    from router.artifact import DamagedArtifact
+    from router.decide import UnknownRoute
+    from router.encoder_store import EncoderUnavailable
+    from router.fleet import FleetError
+    from router.registry import (
+        LeaseLost,
+        NeverActive,
+        NothingToRollBack,
+        RefusedVersion,
+        StaleActivation,
+        UnknownVersion,
+    )
+    from telemetry.database import DatabaseUnavailable, WrongDatabaseUrl
+    from telemetry.embedded_postgres import PostgresFailed, WrongDataFolder
+    from telemetry.postgres_binaries import PostgresMissing
+
+    known = (
+        *(NotMigrated, WrongTime, WrongSetting, DamagedArtifact, UnknownRoute, EncoderUnavailable, FleetError),
+        *(LeaseLost, NeverActive, NothingToRollBack, RefusedVersion, StaleActivation, UnknownVersion),
+        *(DatabaseUnavailable, WrongDatabaseUrl, PostgresFailed, WrongDataFolder, PostgresMissing),
+    )
+    if isinstance(error, OperationalError | InterfaceError):
+        return str(DatabaseUnavailable.__doc__)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}."
+    # The learner's own errors are known by name, since only its commands may import it.
+    named = type(error).__name__ in ("LeaseHeld", "NothingServes", "WrongLearnerSetting", "WrongDemoData")
+    return " ".join(str(error).split()) if named or isinstance(error, known) else None
+
+
+if __name__ == "__main__":
+    main()

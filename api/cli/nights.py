@@ -1,0 +1,156 @@
+"""Commands about nights: run one, list them, see the failures they mined."""
+
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from api.cli.session import Actor, AsJson, actor_name, database, print_json, read_settings, say, short_time, show_table
+
+EXIT_CODES = {"published": 0, "held": 3, "nothing_to_learn": 4}
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many rows.")]
+
+
+def learn(
+    report: Annotated[Path | None, typer.Option(help="Write the report as a page of Markdown with pictures.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Learn even when nothing new came in.")] = False,
+    run_id: Annotated[str | None, typer.Option(hidden=True)] = None,
+    actor: Actor = None,
+    json: AsJson = False,
+) -> None:
+    """Run one night: mine, learn, evaluate, publish or hold. Exit code 0: published, 3: held, 4: nothing to learn.
+
+    Example: trimtab learn --report report/night.md
+    """
+    from learner.nightly import STEPS, run_night
+    from learner.settings import LearnerSettings
+    from router.encoder import load_encoder
+
+    settings = read_settings()
+    learner_settings = LearnerSettings.with_overrides(settings.learner)
+    with database(settings) as opened:
+        encoder = load_encoder(settings.encoder, home=settings.home_folder)
+        with _Bars(STEPS, shown=not json) as bars:
+            result = run_night(
+                opened.engine,
+                encoder=encoder,
+                settings=learner_settings,
+                actor=actor_name(actor),
+                progress=bars.step,
+                force=force,
+                run_id=UUID(run_id) if run_id else None,
+            )
+        if report is not None and "parent" in result.report:
+            _write(opened, result.run_id, result.report, report)
+    if json:
+        print_json(
+            {
+                "run_id": result.run_id,
+                "verdict": result.verdict,
+                "version": result.version,
+                "sentence": result.report["sentence"],
+                "counts": result.report.get("counts"),
+            }
+        )
+    else:
+        say(result.report["sentence"])
+        say(f"Version {result.version} serves. Night {result.run_id}.")
+        if report is not None:
+            say(f"Report: {report}" if "parent" in result.report else "There is no report: nothing was learned.")
+    raise typer.Exit(EXIT_CODES[result.verdict])
+
+
+def _write(opened: Any, run_id: UUID, report: dict[str, Any], path: Path) -> None:
+    from learner.pictures import draw_pictures
+    from learner.report import write_markdown
+    from router.registry import load
+    from telemetry.learner_runs import read_run
+
+    with opened.engine.connect() as conn:
+        run = read_run(conn, run_id)
+        before = load(conn, report["parent"])
+        after = load(conn, run["candidate"]) if run and run["candidate"] else before
+    write_markdown(report, path, pictures=draw_pictures(report, before, after, path))
+
+
+class _Bars:
+    """Progress bars: one for the night's steps."""
+
+    def __init__(self, steps: tuple[str, ...], *, shown: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True)
+        self._steps = steps
+        self._task = self._progress.add_task("read", total=len(steps))
+
+    def __enter__(self) -> "_Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def step(self, name: str) -> None:
+        self._progress.update(self._task, description=name, completed=self._steps.index(name))
+
+
+def runs(limit: Limit = 20, json: AsJson = False) -> None:
+    """List nights, newest first.
+
+    Example: trimtab runs
+    """
+    from api.lists import json_row
+    from telemetry.learner_runs import list_runs
+
+    with database() as opened, opened.engine.connect() as conn:
+        found = list_runs(conn, limit=limit)
+    if json:
+        print_json([json_row(row) for row in found])
+        return
+    rows: list[list[object]] = [
+        [row["run_id"], short_time(row["started_at"]), row["status"], row["verdict"], row["candidate"], row["error"]]
+        for row in found
+    ]
+    show_table("", ["night", "began, UTC", "status", "verdict", "candidate", "error"], rows)
+
+
+def failures(
+    run: Annotated[str | None, typer.Option(help="Of this night; the newest, when left out.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only this kind, such as thumbs_down.")] = None,
+    limit: Limit = 20,
+    json: AsJson = False,
+) -> None:
+    """Show the failures that a night mined, with their evidence.
+
+    Example: trimtab failures --kind follow_up_switch
+    """
+    from api.lists import json_row
+    from telemetry.failure_kinds import FAILURE_KINDS
+    from telemetry.learner_runs import list_failures
+
+    if kind is not None and kind not in FAILURE_KINDS:
+        raise typer.BadParameter(f"unknown kind; it is one of {', '.join(FAILURE_KINDS)}", param_hint="--kind")
+    with database() as opened, opened.engine.connect() as conn:
+        found = list_failures(conn, run_id=_uuid(run), kind=kind, limit=limit)
+    if json:
+        print_json([json_row(row) for row in found])
+        return
+    rows: list[list[object]] = [
+        [f["kind"], f["inference_id"], f["suggested_route"], f"{f['weight']:.2f}", _evidence(f["evidence"])]
+        for f in found
+    ]
+    show_table("", ["kind", "inference", "suggested", "weight", "evidence"], rows)
+
+
+def _uuid(value: str | None) -> UUID | None:
+    try:
+        return None if value is None else UUID(value)
+    except ValueError:
+        raise typer.BadParameter("it is not the id of a night; trimtab runs lists them", param_hint="--run") from None
+
+
+def _evidence(evidence: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in evidence.items() if value is not None)

@@ -1,0 +1,188 @@
+"""Commands about router versions: list, look at, compare, activate, roll back, history."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from api.cli.session import Actor, AsJson, Reason, actor_name, database, print_json, say, short_time, show_table
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from router.difference import ChangedDecision
+    from router.version import RouterVersion
+
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many rows.")]
+IfSeq = Annotated[int | None, typer.Option(help="Only if this is still the newest activation.")]
+Number = Annotated[int, typer.Argument(help="The version's number.")]
+
+
+def versions(limit: Limit = 50, json: AsJson = False) -> None:
+    """List router versions, newest first.
+
+    Example: trimtab versions
+    """
+    from api.routes.versions import version_json
+    from router.registry import list_versions
+
+    with database() as opened, opened.engine.connect() as conn:
+        found = list_versions(conn, limit=limit)
+    if json:
+        print_json([version_json(record) for record in found])
+        return
+    rows: list[list[object]] = [
+        [r.number, r.status, r.parent, short_time(r.created_at), r.created_by, (r.report or {}).get("sentence", "")]
+        for r in found
+    ]
+    show_table("", ["version", "status", "parent", "made, UTC", "by", "report"], rows)
+
+
+def show(number: Number, json: AsJson = False) -> None:
+    """Show one version: its report, and how far each route's centroids moved from its parent.
+
+    Example: trimtab show 3
+    """
+    from api.routes.versions import version_with_difference
+
+    with database() as opened, opened.engine.connect() as conn:
+        shown = version_with_difference(conn, number)
+    if json:
+        print_json(shown)
+        return
+    say(
+        f"Version {number} ({shown['fingerprint'][:12]}), {shown['status']}, made {short_time(shown['created_at'])} UTC"
+    )
+    report = shown["report"] or {}
+    if report:
+        say(report["sentence"])
+        rows = [[c["name"], "yes" if c["passed"] else "no", c["sentence"]] for c in report["conditions"]]
+        show_table("The gate", ["condition", "passed", "in words"], rows)
+        for sentence in report["owners"]:
+            say(f"For the model's owner: {sentence}")
+    if shown["difference"]:
+        _show_movements(shown["difference"])
+
+
+def _show_movements(difference: dict[str, Any]) -> None:
+    rows = [
+        [m["route"], f"{m['centroids_before']} → {m['centroids_after']}", f"{m['degrees']:.1f}", m["won"], m["lost"]]
+        for m in difference["movements"]
+    ]
+    title = f"Centroids, version {difference['before']} → {difference['after']}"
+    show_table(title, ["route", "centroids", "moved, degrees", "won", "lost"], rows)
+
+
+def diff(
+    a: Annotated[int, typer.Argument(help="The earlier version.")],
+    b: Annotated[int, typer.Argument(help="The later version.")],
+    limit: Limit = 20,
+    json: AsJson = False,
+) -> None:
+    """Compare two versions: centroid movement per route, and which logged queries change route.
+
+    Example: trimtab diff 2 3
+    """
+    from dataclasses import asdict
+
+    from api.lists import json_value
+    from router.difference import compare
+    from router.registry import load
+
+    with database() as opened, opened.engine.connect() as conn:
+        old, new = load(conn, a), load(conn, b)
+        changed, of = _changed(conn, old, new)
+    difference = json_value(asdict(compare(old, new)))
+    if json:
+        queries = [asdict(change) for change in changed]
+        print_json({**difference, "changed_queries": {"total": len(changed), "of": of, "queries": queries}})
+        return
+    _show_movements(difference)
+    say(f"{len(changed)} of {of} logged queries change route.")
+    rows: list[list[object]] = [
+        [c.text, f"{c.before} {c.probability_before:.0%}", f"{c.after} {c.probability_after:.0%}"]
+        for c in changed[:limit]
+    ]
+    if rows:
+        show_table("", ["query", f"version {a}", f"version {b}"], rows)
+
+
+def _changed(conn: "Connection", old: "RouterVersion", new: "RouterVersion") -> tuple[list["ChangedDecision"], int]:
+    """The newest distinct logged queries that change route between two versions of one encoder."""
+    from router.difference import changed_decisions
+    from telemetry.inference_reading import logged_queries
+
+    if old.encoder != new.encoder:
+        return [], 0
+    texts, X = logged_queries(conn, encoder=old.encoder, limit=5_000)
+    return changed_decisions(old, new, texts, X), len(texts)
+
+
+def activate(number: Number, reason: Reason, actor: Actor = None, if_seq: IfSeq = None, json: AsJson = False) -> None:
+    """Let a version serve; every server process follows within a second.
+
+    Example: trimtab activate 3 --reason "it was fine after all"
+    """
+    from api.routes.versions import activation_json
+    from router.registry import activate as switch
+
+    with database() as opened, opened.engine.begin() as conn:
+        done = switch(conn, number, kind="publish", actor=actor_name(actor), reason=_kept(reason), if_seq=if_seq)
+    print_json(activation_json(done)) if json else say(f"Version {done.version} serves (activation {done.seq}).")
+
+
+def rollback(
+    reason: Reason,
+    to: Annotated[int | None, typer.Option(help="To this version; the one before, when left out.")] = None,
+    actor: Actor = None,
+    if_seq: IfSeq = None,
+    json: AsJson = False,
+) -> None:
+    """Go back to the version that served before; every server process follows within a second.
+
+    Example: trimtab rollback --reason "travel questions go to billing"
+    """
+    from api.routes.versions import activation_json
+    from router.registry import rollback as roll_back
+
+    with database() as opened, opened.engine.begin() as conn:
+        done = roll_back(conn, to=to, actor=actor_name(actor), reason=_kept(reason), if_seq=if_seq)
+    print_json(activation_json(done)) if json else say(
+        f"Rolled back: version {done.version} serves (activation {done.seq})."
+    )
+
+
+def _kept(reason: str) -> str:
+    if not reason.strip() or "\0" in reason:
+        raise typer.BadParameter("the reason is empty; the history keeps it for whoever asks later")
+    return reason
+
+
+def history(
+    limit: Limit = 50,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the chain of hashes.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Show which version served from when, who said so and why.
+
+    Example: trimtab history --verify
+    """
+    from api.routes.versions import activation_json
+    from router.registry import history as read_history
+    from router.registry import verify_history
+
+    with database() as opened, opened.engine.connect() as conn:
+        found = read_history(conn, limit=limit, order="desc")
+        broken = verify_history(conn) if verify else None
+    if json:
+        print_json({"activations": [activation_json(a) for a in found], "broken_at": broken})
+    else:
+        rows: list[list[object]] = [
+            [a.seq, short_time(a.activated_at), a.version, a.kind, a.actor, a.reason] for a in found
+        ]
+        show_table("", ["seq", "from, UTC", "version", "kind", "who", "why"], rows)
+        if verify and broken is None:
+            say("The chain of hashes is whole.")
+    if broken is not None:
+        raise SystemExit(
+            f"trimtab: the history was changed at activation {broken}; what it says from there is not proven."
+        )

@@ -1,0 +1,41 @@
+"""Before serving: a first version where there is none, and a changed fleet applied to the one that serves."""
+
+from collections.abc import Callable
+
+from sqlalchemy import Engine
+
+from router.encoder import Encoder
+from router.fleet import Fleet
+from router.registry import active, load, publish
+
+Announce = Callable[[str], None]
+
+
+def prepare_versions(engine: Engine, fleet: Fleet, *, encoder: Encoder, actor: str, announce: Announce) -> int:
+    """Make sure that a version of this fleet serves, and return its number.
+
+    Version 1 is built from the fleet alone. A fleet that differs from the serving version's is applied to it: routes
+    that stay keep what they learned. Imports the learner, and with it torch: run it in a process of its own.
+    """
+    from learner.first_version import apply_fleet, build_first_version
+
+    with engine.connect() as conn:
+        activation = active(conn)
+        current = load(conn, activation.version) if activation else None
+    if current is not None and current.fleet == fleet:
+        return current.number
+    if current is None:
+        announce(f"Building the first version from the fleet ({len(fleet.routes)} routes) ...")
+        version, reason = build_first_version(fleet, encoder=encoder), "built from the fleet"
+    else:
+        added = sorted(set(fleet.names) - set(current.fleet.names))
+        removed = sorted(set(current.fleet.names) - set(fleet.names))
+        changes = [f"+{name}" for name in added] + [f"-{name}" for name in removed]
+        reason = f"fleet changed: {', '.join(changes) or 'same routes, other details'}"
+        announce(f"Applying the fleet to version {current.number}; {reason} ...")
+        version = apply_fleet(current, fleet, encoder=encoder)
+    with engine.begin() as conn:
+        parent = current.number if current else None
+        number = publish(conn, version, actor=actor, reason=reason, parent=parent).number
+    announce(f"Version {number} is published.")
+    return number

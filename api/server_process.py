@@ -1,0 +1,151 @@
+"""The server's processes: database, first version, uvicorn workers, supervision, the nightly run."""
+
+import ipaddress
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time as clock
+from contextlib import suppress
+from datetime import UTC, datetime, time
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
+
+from api.app import create_app
+from api.cli.serving import run_prepare
+from api.cli.session import say
+from api.database import OpenDatabase, open_database
+from api.logging_setup import configure_logging
+from api.schedule import next_run
+from api.settings import Settings, WrongSetting, read_settings
+
+_WATCH_SECONDS = 0.3
+_DRAIN_SECONDS = 10
+
+
+def run_server(settings: Settings, *, workers: int, learn_at: time | None) -> int:
+    """Serve until told to stop; return the exit code."""
+    listening = _listen(settings)
+    configure_logging(settings.log_level)
+    with listening, open_database(settings, upgrade=True) as opened:
+        environment = settings.child_environment(database_url=opened.url)
+        code = run_prepare(environment, fleet=settings.fleet_path)
+        if code:
+            return code
+        stop = threading.Event()
+        helpers = [threading.Thread(target=_keep_database, args=(opened, stop), name="database-watch")]
+        if learn_at is not None:
+            helpers.append(threading.Thread(target=_learn_nightly, args=(learn_at, environment, stop), name="nightly"))
+        for helper in helpers:
+            helper.start()
+        _introduce(settings, listening, opened, workers=workers, learn_at=learn_at)
+        try:
+            return _serve(settings, listening, opened.url, workers=workers)
+        finally:
+            stop.set()
+            for helper in helpers:
+                helper.join()
+            say("Stopped; everything acknowledged is stored.")
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Take the port before anything is started.
+
+    Raises:
+        WrongSetting: the address is not loopback, or the port is taken.
+    """
+    if not _is_loopback(settings.host):
+        raise WrongSetting(f"There are no API keys, so only loopback is served; {settings.host} is open to others.")
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        listening.close()
+        raise WrongSetting(
+            f"Port {settings.port} cannot be used ({(error.strerror or '').lower()}); choose another with --port."
+        ) from None
+    listening.listen(2048)
+    listening.set_inheritable(True)
+    return listening
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _serve(settings: Settings, listening: socket.socket, url: str, *, workers: int) -> int:
+    config = uvicorn.Config(
+        "api.server_process:worker_app" if workers > 1 else create_app(settings, database_url=url),
+        factory=workers > 1,
+        workers=workers,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        backlog=2048,
+    )
+    server = uvicorn.Server(config)
+    with suppress(KeyboardInterrupt):
+        if workers > 1:
+            os.environ.update(settings.child_environment(database_url=url))  # the workers read it
+            Multiprocess(config, sockets=[listening]).run()
+        else:
+            server.run(sockets=[listening])
+            return 0 if server.started else 1
+    return 0
+
+
+def worker_app() -> FastAPI:
+    """Build the application in a worker process, from the environment that the parent made."""
+    settings = read_settings()
+    configure_logging(settings.log_level)
+    return create_app(settings, database_url=str(settings.database_url))
+
+
+def _introduce(
+    settings: Settings, listening: socket.socket, opened: OpenDatabase, *, workers: int, learn_at: time | None
+) -> None:
+    host, port = listening.getsockname()[:2]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    database = f"embedded, under {settings.home_folder}" if opened.embedded else "as set by TRIMTAB_DATABASE_URL"
+    say(f"Trimtab serves on {address}  (API: {address}/docs)")
+    say(f"  fleet     {settings.fleet_path}")
+    say(f"  database  {database}")
+    say(f"  learning  {f'every night at {learn_at:%H:%M}' if learn_at else 'when you run trimtab learn'}")
+    if workers > 1:
+        say(f"  processes {workers}")
+    say("  Ctrl-C stops it. Without API keys it answers this machine only.")
+
+
+def _keep_database(opened: OpenDatabase, stop: threading.Event) -> None:
+    """Bring the embedded database back whenever it dies."""
+    while not stop.wait(_WATCH_SECONDS):
+        if opened.embedded is not None and opened.embedded.restart_if_dead():
+            structlog.get_logger().warning("database_restarted")
+
+
+def _learn_nightly(at: time, environment: dict[str, str], stop: threading.Event) -> None:
+    """Run the night in a process of its own; a trigger that was slept through is made up for once."""
+    due = next_run(datetime.now(UTC), at)
+    while not stop.wait(5.0):
+        if datetime.now(UTC) < due:
+            continue
+        began = clock.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-m", "api.cli.main", "learn", "--json"],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            check=False,
+        )
+        structlog.get_logger().info("night_ended", exit_code=done.returncode, seconds=round(clock.monotonic() - began))
+        due = next_run(datetime.now(UTC), at)
