@@ -213,12 +213,14 @@ def _loss(tensors: Tensors, batch: Sequence[_Prepared], generator: "torch.Genera
 
 
 def _logits(
-    tensors: Tensors, hidden: "torch.Tensor", real: "torch.Tensor", generator: "torch.Generator"
+    tensors: Tensors, hidden: "torch.Tensor", real: "torch.Tensor", generator: "torch.Generator | None"
 ) -> "torch.Tensor":
-    """The tagger of ``router.splitter.word_logits`` over padded rows, (n, T, H) to (n, T, 2), with dropout."""
+    """The tagger of ``router.splitter.word_logits`` over padded rows, (n, T, H) to (n, T, 2), with dropout if there is a generator."""
     import torch
 
     def thinned(x: "torch.Tensor") -> "torch.Tensor":
+        if generator is None:
+            return x
         return x * (torch.rand(x.shape, generator=generator) >= DROPOUT) / (1 - DROPOUT)
 
     def gelu(x: "torch.Tensor") -> "torch.Tensor":
