@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from learner.concatenate import concatenations
 from learner.seeds import Embedder, Seeds, embed_seeds, seed_posterior
 from learner.settings import LearnerSettings
+from learner.splitter_training import HiddenEncoder, train_splitter
 from router.fleet import Fleet, Route
 from router.version import Array, Centroids, RouterParameters, RouterVersion
 
@@ -17,14 +19,21 @@ T = TypeVar("T")
 # A centroid made of one example is surer of its route than the mean of all examples would be, but not certain.
 _OWN_SHARE = 0.6
 _FIRST_BETA = 20.0
+_FIRST_KAPPA = 0.07
 _UNCALIBRATED = 0.25
+# More would only repeat the few examples of a young fleet: the splitter would learn them by heart.
+_FIRST_CONCATENATIONS = 500
 # Until telemetry tells, an answer is taken for so long, and four characters for one token.
 _TYPICAL_ANSWER_TOKENS = 150
 _TYPICAL_LENGTHS = (30, 120, 500)
 
 
+class FleetEncoder(Embedder, HiddenEncoder, Protocol):
+    """An encoder that gives hidden states too: the splitter is trained on them."""
+
+
 def build_first_version(
-    fleet: Fleet, *, encoder: Embedder, seed: int = 0, settings: LearnerSettings | None = None
+    fleet: Fleet, *, encoder: FleetEncoder, seed: int = 0, settings: LearnerSettings | None = None
 ) -> RouterVersion:
     """Build a version that can route at once: every example is a centroid.
 
@@ -39,7 +48,7 @@ def build_first_version(
     """
     settings = settings or LearnerSettings()
     seeds = embed_seeds(fleet, encoder=encoder)
-    centroids = seed_centroids(seeds, sharpness=settings.seed_sharpness, dimension=encoder.dimension)
+    centroids = first_centroids(seeds, settings=settings)
     return RouterVersion(
         fleet=fleet,
         parameters=_first_parameters(fleet, seeds, settings=settings),
@@ -61,7 +70,7 @@ def apply_fleet(version: RouterVersion, fleet: Fleet, *, encoder: Embedder) -> R
     old = {name: i for i, name in enumerate(version.parameters.routes)}
     stays = [name in old for name in fleet.names]
     kept = _reordered(version.centroids, [old.get(name, -1) for name in fleet.names])
-    new = seed_centroids(seeds, sharpness=settings.seed_sharpness, dimension=kept.vectors.shape[1])
+    new = first_centroids(seeds, settings=settings)
     fresh = ~np.array(stays)[seeds.route] if len(seeds.route) else np.zeros(0, bool)
     parameters = replace(
         version.parameters,
@@ -85,17 +94,20 @@ def apply_fleet(version: RouterVersion, fleet: Fleet, *, encoder: Embedder) -> R
     )
 
 
-def seed_centroids(seeds: Seeds, *, sharpness: float, dimension: int) -> Centroids:
-    """Every example as a centroid of mass one, owned mostly by its route and for the rest as the routes' means say."""
-    if len(seeds.X) == 0:
-        R = len(seeds.means)
-        return Centroids(
-            vectors=np.zeros((0, dimension), np.float32),
-            owners=np.zeros((0, R), np.float32),
-            mass=np.zeros(0, np.float32),
-        )
-    owners = (1 - _OWN_SHARE) * seed_posterior(seeds, seeds.X, sharpness=sharpness)
-    owners[np.arange(len(owners)), seeds.route] += np.float32(_OWN_SHARE)
+def first_centroids(seeds: Seeds, *, settings: LearnerSettings) -> Centroids:
+    """The examples as centroids, before any telemetry."""
+    return seed_centroids(seeds, seed_posteriors=seed_posterior(seeds, seeds.X, sharpness=settings.seed_sharpness))
+
+
+def seed_centroids(seeds: Seeds, *, seed_posteriors: Array) -> Centroids:
+    """Every example as a centroid of mass one, owned mostly by its route and for the rest as ``seed_posteriors`` say.
+
+    Args:
+        seeds: S examples.
+        seed_posteriors: (S, R) what is believed at their places.
+    """
+    owners = (1 - _OWN_SHARE) * seed_posteriors
+    owners[np.arange(len(owners)), seeds.route] += _OWN_SHARE
     return Centroids(
         vectors=seeds.X,
         owners=(owners / owners.sum(axis=1, keepdims=True)).astype(np.float32),
@@ -119,8 +131,10 @@ def _first_parameters(fleet: Fleet, seeds: Seeds, *, settings: LearnerSettings) 
         latency_ms=((0.0,) * len(_TYPICAL_LENGTHS),) * len(fleet.routes),
         wrong_route_success=settings.prior_wrong_route_success,
         beta=_FIRST_BETA,
+        explore_kappa=_FIRST_KAPPA,
         neighbours=settings.neighbours,
         reask_similarity=settings.reask_similarity,
+        reask_floor=settings.reask_floor,
         abstain_below=calibrated_threshold(others.max(axis=1) if len(others) > 1 else np.zeros(0, np.float32)),
     )
 
@@ -133,8 +147,11 @@ def _price(route: Route) -> tuple[float, ...]:
     )
 
 
-def _first_splitter(fleet: Fleet, *, encoder: Embedder, seed: int) -> Mapping[str, Array]:
-    return {}
+def _first_splitter(fleet: Fleet, *, encoder: FleetEncoder, seed: int) -> Mapping[str, Array]:
+    examples = concatenations(
+        {route.name: route.utterances for route in fleet.routes}, count=_FIRST_CONCATENATIONS, seed=seed
+    )
+    return train_splitter(examples, encoder=encoder, seed=seed)
 
 
 def _reordered(centroids: Centroids, columns: list[int]) -> Centroids:

@@ -5,17 +5,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from learner.centroid_shift import move_centroids, nearest
+from learner.centroid_shift import nearest, shift_centroids
 from learner.estimates import Estimates, Rates, estimate_rates, log_likelihood, prior_rates, user_reliability
-from learner.evidence import Evidence, Floats, capped_weights, gather_evidence
-from learner.first_version import calibrated_threshold
+from learner.evidence import Evidence, capped_weights, gather_evidence
+from learner.first_version import calibrated_threshold, seed_centroids
 from learner.follow_ups import find_follow_ups
-from learner.owners import Near, gather, own, truth_of
+from learner.owners import bounded
 from learner.seeds import Embedder, Seeds, embed_seeds, seed_posterior
 from learner.settings import LearnerSettings
+from learner.trust_region import hold_back
+from learner.truth import average, draw_clusters, first_owned, improve, softmax
 from learner.window import Window
-from router.decide import Router, decide_many
+from router.decide import Router, route_posteriors
 from router.version import Array, Centroids, RouterParameters, RouterVersion
+
+_SAME = 1 - 1e-5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +27,7 @@ class LearnedCentroids:
     """A candidate's centroids and parameters with what the night believed.
 
     ``churn`` is the share of last week's queries that change route, ``step`` (0..1) how much of the shift the trust
-    region let through, ``flips`` how many centroids changed owner.
+    region let through, ``flips`` how many centroids changed owner, ``flips_refused`` how many were kept from it.
     """
 
     centroids: Centroids
@@ -32,14 +36,16 @@ class LearnedCentroids:
     churn: float
     step: float
     flips: int
+    flips_refused: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Belief:
-    owners: Array
-    truth: Array
+    """Truth (Q, R) of the questions with all that was said of each, truth (Q + S, R) by place as of now, and rates."""
+
+    heard: Array
+    located: Array
     rates: Rates
-    weight: Floats
 
 
 def learn_centroids(
@@ -52,39 +58,39 @@ def learn_centroids(
         incumbent: what serves now; its centroids are where the shift starts.
         encoder: embeds the operator's examples; must be the one of the window's embeddings.
         settings: what the night goes by.
-        seed: of the draw of new centroids.
+        seed: of the draws of clusters.
     """
     routes = incumbent.parameters.routes
     follow_ups = find_follow_ups(window, similarity=settings.reask_similarity, minutes=settings.follow_up_minutes)
     evidence = gather_evidence(window, follow_ups, routes=routes)
     seeds = embed_seeds(incumbent.fleet, encoder=encoder)
-    X = np.concatenate([window.embeddings[evidence.first_unit], seeds.X]).astype(np.float32)
+    questions = window.embeddings[evidence.first_unit]
+    X = np.concatenate([questions, seeds.X]).astype(np.float32)
+    belief = _believe(window, evidence, seeds, X=X, settings=settings, seed=seed)
     count = int(np.clip(len(X) / settings.questions_per_centroid, settings.fewest_centroids, _most(settings, routes)))
-    vectors = move_centroids(
-        X, np.ones(len(X), np.float32), incumbent.centroids.vectors, count=count, settings=settings, seed=seed
+    shifted = shift_centroids(
+        questions,
+        belief.located[: len(questions)],
+        _without(incumbent.centroids, seeds),
+        count=count,
+        settings=settings,
+        seed=seed,
     )
-    near = _near(X, vectors, settings=settings)
-    belief = _believe(window, evidence, near, seeds, vectors, X=X, settings=settings)
-    mass = np.bincount(near.ids[:, 0], minlength=len(vectors)).astype(np.float32)
-    kept = mass > 0
-    centroids = Centroids(vectors=vectors[kept], owners=belief.owners[kept], mass=mass[kept])
-    parameters = replace(
-        incumbent.parameters,
-        success=tuple(float(s) for s in belief.rates.success),
-        wrong_route_success=belief.rates.wrong_success,
-        beta=settings.beta,
-        neighbours=settings.neighbours,
-        abstain_below=calibrated_threshold(nearest(X, centroids.vectors, count=1)[0][:, 0]),
-    )
-    return LearnedCentroids(
+    centroids = _joined(shifted, seed_centroids(seeds, seed_posteriors=belief.located[len(questions) :]))
+    candidate = replace(
+        incumbent,
         centroids=centroids,
-        parameters=parameters,
+        parameters=_parameters(incumbent.parameters, centroids, X=X, rates=belief.rates, settings=settings),
+    )
+    held = hold_back(candidate, incumbent, window, evidence, settings=settings)
+    return LearnedCentroids(
+        centroids=held.version.centroids,
+        parameters=_with_exploration(held.version, X, settings=settings),
         estimates=_report(window, evidence, belief, follow_ups.question, routes=routes),
-        churn=_churn(
-            window, incumbent, replace(incumbent, centroids=centroids, parameters=parameters), settings=settings
-        ),
-        step=1.0,
-        flips=0,
+        churn=held.churn,
+        step=held.step,
+        flips=held.flips,
+        flips_refused=held.flips_refused,
     )
 
 
@@ -92,42 +98,89 @@ def _most(settings: LearnerSettings, routes: tuple[str, ...]) -> int:
     return max(settings.most_centroids, 3 * len(routes))
 
 
-def _near(X: Array, vectors: Array, *, settings: LearnerSettings) -> Near:
-    cosines, ids = nearest(X, vectors, count=settings.neighbours)
-    return Near(ids=ids, pull=np.exp(np.float32(settings.beta) * (cosines - cosines[:, :1])))
+def _without(centroids: Centroids, seeds: Seeds) -> Centroids:
+    """Yesterday's centroids but for the examples' own, which are not moved."""
+    if len(seeds.X) == 0 or len(centroids.vectors) == 0:
+        return centroids
+    other = nearest(centroids.vectors, seeds.X, count=1)[0][:, 0] < _SAME
+    return Centroids(vectors=centroids.vectors[other], owners=centroids.owners[other], mass=centroids.mass[other])
+
+
+def _joined(shifted: Centroids, examples: Centroids) -> Centroids:
+    """Every operator's example stays a centroid of its own, so that it keeps its route."""
+    return Centroids(
+        vectors=np.concatenate([shifted.vectors, examples.vectors]),
+        owners=np.concatenate([shifted.owners, examples.owners]),
+        mass=np.concatenate([shifted.mass, examples.mass]),
+    )
+
+
+def _parameters(
+    old: RouterParameters, centroids: Centroids, *, X: Array, rates: Rates, settings: LearnerSettings
+) -> RouterParameters:
+    """The candidate's numbers. All routes share one success in the utility, each one's own is in the report.
+
+    A bad SLM is a matter for its owner: to send its questions to a route that they do not belong to helps nobody, and
+    what little more its answers tell about who is right must not be taken for a reason to avoid it.
+    """
+    return replace(
+        old,
+        success=(float(np.mean(rates.success)),) * len(old.routes),
+        wrong_route_success=rates.wrong_success,
+        beta=settings.beta,
+        neighbours=settings.neighbours,
+        reask_floor=settings.reask_floor,
+        reask_similarity=settings.reask_similarity,
+        abstain_below=calibrated_threshold(nearest(X, centroids.vectors, count=1)[0][:, 0]),
+    )
+
+
+def _with_exploration(version: RouterVersion, X: Array, *, settings: LearnerSettings) -> RouterParameters:
+    """Set kappa so that mean min(1/2, kappa (1 - max p)) over the questions is ``explore_share``, by bisection."""
+    doubt = 1.0 - route_posteriors(Router(version), X).max(axis=1) if len(X) else np.zeros(1)
+    low, high = 0.0, settings.most_explore_kappa
+    for _ in range(30):
+        middle = (low + high) / 2
+        enough = np.minimum(0.5, middle * doubt).mean() >= settings.explore_share
+        low, high = (low, middle) if enough else (middle, high)
+    return replace(version.parameters, explore_kappa=high)
 
 
 def _believe(
-    window: Window, evidence: Evidence, near: Near, seeds: Seeds, vectors: Array, *, X: Array, settings: LearnerSettings
+    window: Window, evidence: Evidence, seeds: Seeds, *, X: Array, settings: LearnerSettings, seed: int
 ) -> _Belief:
-    """Truth of the questions, owners of the centroids, rates and reliability, in turn."""
+    """Expectation maximisation: owners of every draw's clusters, truth of the questions, rates and reliability."""
     Q, R, votes = len(evidence.first_unit), len(seeds.means), evidence.votes
+    draws = draw_clusters(X, _days(window, evidence, examples=len(seeds.X)), settings=settings, seed=seed)
     seeded = seed_posterior(seeds, X, sharpness=settings.seed_sharpness)
-    shares = near.pull / near.pull.sum(axis=1, keepdims=True)
-    log_seed = _weighted_mean(near, shares, np.log(np.maximum(seeded, 1e-6)), centroids=len(vectors))
-    neighbours = nearest(vectors, vectors, count=5)[1][:, 1:]
-    weight = capped_weights(
-        votes, nearest=near.ids[votes.question, 0], night=_nights(window)[votes.row], cap=settings.votes_per_user
-    )
-    rates = prior_rates(settings, routes=R, users=len(votes.users))
-    owners = np.exp(log_seed)
-    owners = np.asarray(owners / owners.sum(axis=1, keepdims=True), dtype=np.float32)
     example = _example_evidence(seeds, routes=R, settings=settings)
-    truth = seeded
+    place = draws[0].fine.ids[votes.question, 0]
+    weight = capped_weights(votes, nearest=place, night=_nights(window)[votes.row], cap=settings.votes_per_user)
+    rates = prior_rates(settings, routes=R, users=len(votes.users))
+    rates = estimate_rates(evidence, seeded, weight, settings=settings, reliability=rates.reliability)
+    owned = tuple(first_owned(draw, seeded, settings=settings) for draw in draws)
+    hazard = np.full(draws[0].fine.days, settings.hazard)
+    heard = seeded
     for _ in range(settings.em_rounds):
-        said = log_likelihood(evidence, weight, rates, settings=settings, shape=(Q, R))
-        said = np.concatenate([said, example])
-        owners = own(near, owners, said, log_seed, neighbours=neighbours, settings=settings)
-        truth = truth_of(near, owners, said)
-        reliability = user_reliability(evidence, truth, rates)
-        rates = estimate_rates(evidence, truth, weight, settings=settings, reliability=reliability)
-    return _Belief(owners=owners, truth=truth, rates=rates, weight=weight)
+        said = np.concatenate([log_likelihood(evidence, weight, rates, settings=settings, shape=(Q, R)), example])
+        owned, hazard = improve(
+            draws, owned, bounded(said, seeded, purity=settings.purity), seeded, hazard=hazard, settings=settings
+        )
+        heard = softmax(np.log(average(draws, owned, last_day=False)) + said)
+        reliability = user_reliability(evidence, heard, rates)
+        rates = estimate_rates(evidence, heard, weight, settings=settings, reliability=reliability)
+    located = average(draws, owned, last_day=True)
+    located[Q:] = softmax(np.log(located[Q:]) + example)
+    return _Belief(heard=heard[:Q], located=located, rates=rates)
 
 
-def _weighted_mean(near: Near, shares: Array, values: Array, *, centroids: int) -> npt.NDArray[np.float64]:
-    ones = np.ones((len(values), 1), np.float32)
-    total = gather(near, shares, np.concatenate([values, ones], axis=1), centroids=centroids)
-    return np.asarray(total[:, :-1] / np.maximum(total[:, -1:], 1e-9))
+def _days(window: Window, evidence: Evidence, *, examples: int) -> npt.NDArray[np.int64]:
+    """The day of each question and example, counted from the window's first; examples belong to the last day."""
+    if len(window.units) == 0:
+        return np.zeros(examples, np.int64)
+    age = (window.watermark - window.units["occurred_at"]).dt.total_seconds().to_numpy()[evidence.first_unit]
+    day = (age // 86400).astype(np.int64)
+    return np.concatenate([day.max() - day, np.full(examples, day.max())])
 
 
 def _example_evidence(seeds: Seeds, *, routes: int, settings: LearnerSettings) -> Array:
@@ -141,23 +194,14 @@ def _example_evidence(seeds: Seeds, *, routes: int, settings: LearnerSettings) -
 def _nights(window: Window) -> npt.NDArray[np.int64]:
     """The day in which each vote was received, counted back from the watermark."""
     age = window.watermark - window.votes["received_at"]
-    return (age.dt.total_seconds() // 86400).to_numpy(dtype=np.int64)
-
-
-def _churn(window: Window, old: RouterVersion, new: RouterVersion, *, settings: LearnerSettings) -> float:
-    age = (window.watermark - window.units["occurred_at"]).dt.total_seconds().to_numpy()
-    recent = window.embeddings[age <= settings.churn_days * 86400]
-    if len(recent) == 0:
-        return 0.0
-    before, after = decide_many(Router(old), recent, explore=False), decide_many(Router(new), recent, explore=False)
-    return float(np.mean(before.route != after.route))
+    return np.asarray((age.dt.total_seconds() // 86400).to_numpy(dtype=np.int64))
 
 
 def _report(
     window: Window, evidence: Evidence, belief: _Belief, question: npt.NDArray[np.int64], *, routes: tuple[str, ...]
 ) -> Estimates:
     votes, rates, R = evidence.votes, belief.rates, len(routes)
-    p = belief.truth[votes.question, votes.route].astype(np.float64)
+    p = belief.heard[votes.question, votes.route].astype(np.float64)
     s, u = rates.success[votes.route], rates.wrong_success
     wrong = (1 - p) * (1 - u) / ((1 - p) * (1 - u) + p * (1 - s))
     feedback = window.votes["feedback_id"].to_numpy()
@@ -173,7 +217,7 @@ def _report(
         own_down_share=tuple(map(float, own_downs / np.maximum(own_votes, 1e-9))),
         votes=tuple(map(int, np.bincount(votes.route, minlength=R))),
         thumbs_down=tuple(map(int, np.bincount(votes.route[down], minlength=R))),
-        posteriors=belief.truth[question],
+        posteriors=belief.heard[question],
         wrong_route_given_down={str(feedback[votes.row[v]]): float(wrong[v]) for v in down},
         reliability=dict(zip(votes.users, map(float, rates.reliability), strict=True)),
     )

@@ -1,69 +1,111 @@
-"""Who owns each centroid: expectation maximisation over the truth of every question."""
+"""Who owns each centroid, and since when: a hidden Markov model over the days of the window."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from learner.settings import LearnerSettings
 from router.version import Array
 
 _ROWS_AT_ONCE = 4096
+Cube = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Near:
-    """The k nearest of M centroids to each of Q questions: ``ids`` (Q, k) and ``pull`` exp(beta (cos - best cos))."""
+    """The k nearest of M centroids to each of Q questions: ``ids`` (Q, k) and ``pull`` exp(beta (cos - best cos)).
+
+    ``day`` (Q,) numbers the day of each question from the window's first, ``days`` is how many there are.
+    """
 
     ids: npt.NDArray[np.int64]
     pull: Array
+    day: npt.NDArray[np.int64]
+    days: int
+    centroids: int
 
 
-def truth_of(near: Near, owners: Array, evidence: Array) -> Array:
-    """p(d | question) proportional to e^{l(d)} sum_k pull_k q_k(d), (Q, R)."""
-    result = np.empty(evidence.shape, dtype=np.float32)
-    for start in range(0, len(evidence), _ROWS_AT_ONCE):
+def bounded(evidence: Array, background: Array, *, purity: float) -> Array:
+    """L(d) = log(purity e^{l(d)} + (1 - purity) sum_d' b(d') e^{l(d')}), up to a constant; (Q, R).
+
+    No question speaks for its centroid with more odds than purity / (1 - purity) allows: it may lie there by chance.
+    """
+    likely = np.exp(evidence - evidence.max(axis=1, keepdims=True))
+    by_chance = np.einsum("qr,qr->q", likely, background)[:, None]
+    return np.asarray(np.log(purity * likely + (1 - purity) * by_chance), dtype=np.float32)
+
+
+def posterior(near: Near, owners: Cube, *, day: npt.NDArray[np.int64] | None = None) -> Array:
+    """p(d|x) = sum_k w_k q_k(d) as of each question's own day, or as of ``day`` (Q,); (Q, R)."""
+    result = np.empty((len(near.ids), owners.shape[2]), dtype=np.float32)
+    weight = near.pull / near.pull.sum(axis=1, keepdims=True)
+    when = near.day if day is None else day
+    for start in range(0, len(result), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        mixed = np.matmul(near.pull[part, None, :], owners[near.ids[part]])[:, 0, :]
-        likely = mixed * np.exp(evidence[part] - evidence[part].max(axis=1, keepdims=True))
-        result[part] = likely / likely.sum(axis=1, keepdims=True)
+        result[part] = np.matmul(weight[part, None, :], owners[when[part, None], near.ids[part]])[:, 0, :]
     return result
 
 
-def responsibilities(near: Near, owners: Array, evidence: Array) -> Array:
-    """r_qk proportional to pull_k sum_d e^{l_q(d)} q_k(d), rows sum to one, (Q, k)."""
+def responsibilities(near: Near, owners: Cube, said: Array) -> Array:
+    """r_qk proportional to pull_k sum_d e^{L_q(d)} q_k(d) as of the question's day; rows sum to one, (Q, k)."""
     result = np.empty(near.pull.shape, dtype=np.float32)
-    for start in range(0, len(evidence), _ROWS_AT_ONCE):
+    for start in range(0, len(said), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
-        likely = np.exp(evidence[part] - evidence[part].max(axis=1, keepdims=True))
-        share = near.pull[part] * np.einsum("qkd,qd->qk", owners[near.ids[part]], likely)
+        likely = np.exp(said[part] - said[part].max(axis=1, keepdims=True))
+        q = owners[near.day[part, None], near.ids[part]]
+        share = near.pull[part] * np.einsum("qkd,qd->qk", q, likely)
         result[part] = share / share.sum(axis=1, keepdims=True)
     return result
 
 
-def gather(near: Near, share: Array, values: Array, *, centroids: int) -> npt.NDArray[np.float64]:
-    """sum_q share_qk values_q for every centroid, (M, C)."""
-    columns = []
-    flat = near.ids.ravel()
-    for column in range(values.shape[1]):
-        columns.append(np.bincount(flat, weights=(share * values[:, column, None]).ravel(), minlength=centroids))
-    return np.stack(columns, axis=1)
+def gather(near: Near, share: Array, values: Array, *, by_day: bool = False) -> Cube:
+    """sum_q share_qk values_q for every centroid, (M, C), or for every day and centroid, (T, M, C)."""
+    ids = near.ids + near.day[:, None] * near.centroids if by_day else near.ids
+    size = near.centroids * (near.days if by_day else 1)
+    columns = [
+        np.bincount(ids.ravel(), weights=(share * values[:, c, None]).ravel(), minlength=size)
+        for c in range(values.shape[1])
+    ]
+    total = np.asarray(np.stack(columns, axis=1), dtype=np.float64)
+    return total.reshape(near.days, near.centroids, -1) if by_day else total
 
 
-def own(
-    near: Near,
-    owners: Array,
-    evidence: Array,
-    log_seed: Array,
-    *,
-    neighbours: npt.NDArray[np.int64],
-    settings: LearnerSettings,
-) -> Array:
-    """Owners: log q_k(d) = w_0 mean log p_seed(d) + sum_q r_qk l_q(d) + 0.2 log(mean of the neighbours' q(d))."""
-    share = responsibilities(near, owners, evidence)
-    said = gather(near, share, evidence, centroids=len(owners))
-    around = np.log(np.maximum(owners[neighbours].mean(axis=1), 1e-6))
-    logits = settings.seed_weight * log_seed + said + settings.neighbour_weight * around
-    logits -= logits.max(axis=1, keepdims=True)
-    q = np.exp(logits)
-    return np.asarray(q / q.sum(axis=1, keepdims=True), dtype=np.float32)
+def owners_by_day(
+    prior: npt.NDArray[np.float64], said: Cube, *, hazard: npt.NDArray[np.float64]
+) -> tuple[Cube, npt.NDArray[np.float64]]:
+    """Owner posteriors of every day given the evidence of all days, (T, M, R), and expected changes (T,) on each day.
+
+    Forward-backward in a hidden Markov model.
+
+    An owner stays from one day to the next with 1 - hazard and else is any other route. So what was said lately
+    outweighs what was said before where the two disagree, and both count in full where they agree.
+
+    Args:
+        prior: (M, R) rows sum to one, before the first day.
+        said: (T, M, R) summed evidence, log likelihoods.
+        hazard: (T,) chance of a change since the day before.
+    """
+    T, _, R = said.shape
+    likely = np.exp(said - said.max(axis=2, keepdims=True))
+    stay, leave = 1 - hazard, hazard / max(R - 1, 1)
+    forward = np.empty_like(likely)
+    state = prior
+    for t in range(T):
+        state = _normalised(((stay[t] - leave[t]) * state + leave[t]) * likely[t])
+        forward[t] = state
+    ahead = np.ones_like(prior)
+    changed = np.zeros(T)
+    for t in range(T - 2, -1, -1):
+        coming = ahead * likely[t + 1]
+        before = forward[t]
+        stayed = stay[t + 1] * before * coming
+        left = leave[t + 1] * (before.sum(1) * coming.sum(1) - (before * coming).sum(1))
+        changed[t + 1] = (left / (left + stayed.sum(1))).sum()
+        ahead = _normalised((stay[t + 1] - leave[t + 1]) * coming + leave[t + 1] * coming.sum(axis=1, keepdims=True))
+        forward[t] = _normalised(forward[t] * ahead)
+    return forward, changed
+
+
+def _normalised(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    values = np.maximum(values, 1e-30)
+    return np.asarray(values / values.sum(axis=-1, keepdims=True))

@@ -49,9 +49,9 @@ def embed_seeds(fleet: Fleet, *, encoder: Embedder) -> Seeds:
         routes += [position] * len(own)
     if not texts:
         return Seeds(
-            X=np.zeros((0, 1), np.float32),
+            X=np.zeros((0, encoder.dimension), np.float32),
             route=np.zeros(0, np.int64),
-            means=np.zeros((len(fleet.routes), 1), np.float32),
+            means=np.zeros((len(fleet.routes), encoder.dimension), np.float32),
         )
     X = unit_rows(encoder.embed(texts))[0]
     return Seeds(X=X, route=np.array(routes), means=_means(X, np.array(routes), count=len(fleet.routes)))

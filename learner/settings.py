@@ -1,7 +1,12 @@
 """Settings of the learner: every one has a default that a user need not touch and one line that explains it."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
+
+
+class WrongLearnerSetting(ValueError):
+    """A setting of the learner cannot be used."""
 
 
 def _setting(default: float | int, explanation: str) -> Any:
@@ -16,6 +21,7 @@ class LearnerSettings:
     questions_per_centroid: int = _setting(10, "one centroid for so many questions of the window")
     fewest_centroids: int = _setting(20, "never fewer centroids than this, if there are as many questions")
     most_centroids: int = _setting(300, "never more centroids than this, or than three for each route")
+    cluster_steps: int = _setting(8, "k-means steps of each clustering that is averaged")
     lloyd_steps: int = _setting(5, "spherical k-means steps a night")
     beta: float = _setting(
         40.0, "how sharply a query prefers its nearest centroids (inverse temperature of the cosine)"
@@ -27,8 +33,13 @@ class LearnerSettings:
     # Who owns them
     seed_sharpness: float = _setting(10.0, "sharpness of the first guess from the routes' examples")
     seed_weight: float = _setting(2.0, "votes that the first guess from the examples is worth")
-    neighbour_weight: float = _setting(0.2, "weight of the neighbouring centroids' owners")
-    em_rounds: int = _setting(4, "rounds of estimating truth, owners and rates in turn")
+    draws: int = _setting(4, "clusterings that are averaged")
+    coarse_clusters: int = _setting(60, "coarse clusters, from which the fine ones start")
+    coarse_weight: float = _setting(0.5, "votes that the coarse clusters' owner is worth to a fine one")
+    purity: float = _setting(0.9, "chance that a question belongs where its centroid does")
+    hazard: float = _setting(0.001, "chance a day that a centroid's questions move to another route")
+    hazard_mass: float = _setting(0.1, "how firmly that chance is held against what the days show")
+    em_rounds: int = _setting(10, "rounds of estimating owners, truth, rates and reliability in turn")
     example_confidence: float = _setting(0.95, "chance that an operator's example is filed under the right route")
     correction_confidence: float = _setting(0.95, "chance that a user's correction names the right route")
     flip_odds: float = _setting(3.0, "odds that a centroid's new owner needs over the old one")
@@ -36,6 +47,9 @@ class LearnerSettings:
     most_churn: float = _setting(0.10, "share of last week's queries that may change route in one night")
     most_route_churn: float = _setting(0.20, "the same within one route")
     churn_days: float = _setting(7.0, "days of queries on which the change of routes is measured")
+    reask_floor: float = _setting(0.0005, "probability from which another route is tried when a question comes again")
+    explore_share: float = _setting(0.02, "share of the queries that explore; more of the doubtful ones")
+    most_explore_kappa: float = _setting(2.0, "the most readily that a doubtful query explores")
 
     # Whom to believe
     votes_per_user: float = _setting(3.0, "a user's votes count fully up to this number; more share it")
@@ -44,6 +58,38 @@ class LearnerSettings:
     prior_success: float = _setting(0.8, "chance that the right route's answer pleases, before any vote")
     prior_wrong_route_success: float = _setting(0.15, "chance that a wrong route's answer pleases, before any vote")
     prior_votes: float = _setting(10.0, "votes that these two guesses are worth")
+
+    # What is read, and when a version is good enough
+    window_days: float = _setting(90.0, "days of telemetry that a night reads")
+    folds: int = _setting(3, "parts for cross-fitting: each is judged by a candidate that never saw it")
+    gate_level: float = _setting(0.9, "confidence of the gate's bounds")
+    most_loss_points: float = _setting(1.0, "points of accuracy that a version may lose at worst, at that confidence")
+    least_evidence: float = _setting(30.0, "votes' worth of evidence needed where the versions disagree")
+    least_route_evidence: float = _setting(30.0, "votes' worth of evidence from which a route is tested by itself")
+    most_route_loss_points: float = _setting(5.0, "points that one route may lose before the whole version is held")
+    most_dearer: float = _setting(0.05, "share by which expected cost or latency may rise")
+    largest_share: float = _setting(0.8, "share of the queries that one route may get")
+    evidence_half_life_days: float = _setting(3.0, "days after which evidence counts half in the evaluation")
+    splitter_examples: int = _setting(1500, "questions put together each night to train the splitter")
+    seed: int = _setting(0, "of everything random in a night; the same seed gives the same version")
+
+    @classmethod
+    def with_overrides(cls, given: Mapping[str, str]) -> "LearnerSettings":
+        """Return the defaults with ``given`` (texts by name) instead.
+
+        Raises:
+            WrongLearnerSetting: a name is unknown or a value is not a number.
+        """
+        kinds: dict[str, Callable[[str], float | int]] = {s.name: type(s.default) for s in fields(cls)}  # type: ignore[misc]
+        values: dict[str, Any] = {}
+        for name, text in given.items():
+            if name.lower() not in kinds:
+                raise WrongLearnerSetting(f"TRIMTAB_LEARNER__{name.upper()} is not a setting of the learner.")
+            try:
+                values[name.lower()] = kinds[name.lower()](text)
+            except ValueError:
+                raise WrongLearnerSetting(f"TRIMTAB_LEARNER__{name.upper()} must be a number.") from None
+        return cls(**values)
 
     @classmethod
     def explanations(cls) -> dict[str, str]:
