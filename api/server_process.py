@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,7 @@ _DRAIN_SECONDS = 10
 
 def run_server(settings: Settings, *, workers: int, learn_at: time | None) -> int:
     """Serve until told to stop; return the exit code."""
+    signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again when it is done; then everything is put away
     listening = _listen(settings)
     configure_logging(settings.log_level)
     with listening, open_database(settings, upgrade=True) as opened:
@@ -50,6 +52,10 @@ def run_server(settings: Settings, *, workers: int, learn_at: time | None) -> in
             for helper in helpers:
                 helper.join()
             say("Stopped; everything acknowledged is stored.")
+
+
+def _end(_number: int, _frame: object) -> None:
+    raise SystemExit(0)
 
 
 def _listen(settings: Settings) -> socket.socket:
