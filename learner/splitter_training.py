@@ -121,8 +121,12 @@ def score_splitter(
 
 
 def _prepare(examples: Sequence[SplitExample], *, encoder: HiddenEncoder) -> list[_Prepared]:
-    encodings = encoder.encode([example.text for example in examples], hidden=True)
-    return [_prepared(example, encoding) for example, encoding in zip(examples, encodings, strict=True)]
+    prepared = []
+    for at in range(0, len(examples), 512):  # full precision is held for a part at a time
+        some = examples[at : at + 512]
+        encodings = encoder.encode([example.text for example in some], hidden=True)
+        prepared += [_prepared(example, encoding) for example, encoding in zip(some, encodings, strict=True)]
+    return prepared
 
 
 def _prepared(example: SplitExample, encoding: Encoding) -> _Prepared:
@@ -215,7 +219,7 @@ def _loss(tensors: Tensors, batch: Sequence[_Prepared], generator: "torch.Genera
 def _logits(
     tensors: Tensors, hidden: "torch.Tensor", real: "torch.Tensor", generator: "torch.Generator | None"
 ) -> "torch.Tensor":
-    """The tagger of ``router.splitter.word_logits`` over padded rows, (n, T, H) to (n, T, 2), with dropout if there is a generator."""
+    """The tagger of ``router.splitter.word_logits`` over padded rows, (n, T, H) to (n, T, 2); a generator drops out."""
     import torch
 
     def thinned(x: "torch.Tensor") -> "torch.Tensor":
