@@ -1,7 +1,7 @@
 """The row of one night: started, heartbeat, finished; what an interrupted night left is marked as abandoned."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -34,8 +34,8 @@ def set_step(conn: Connection, run_id: UUID, step: str) -> None:
 
 
 def finish_run(conn: Connection, run_id: UUID, **values: Any) -> None:
-    """Write down how the night ended."""
-    statement = update(learner_run).where(learner_run.c.run_id == run_id)
+    """Write down how the night ended; one that was given up as abandoned meanwhile stays so."""
+    statement = update(learner_run).where(learner_run.c.run_id == run_id, learner_run.c.status == "running")
     conn.execute(statement.values(finished_at=func.clock_timestamp(), step=None, **values))
 
 
@@ -108,6 +108,3 @@ class Heartbeat:
                         return
             except SQLAlchemyError:  # the database is away; the lease lasts for several beats
                 continue
-
-
-Failpoint = Callable[[str], None]

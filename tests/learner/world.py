@@ -100,17 +100,15 @@ def log_day(
     choices = decide_many(Router(version), X, texts=[text for text, _ in asked])
     start = datetime.now(UTC) - timedelta(days=1 - day, hours=1)
     items, votes = [], []
+    ids = (UUID(bytes=rng.bytes(16), version=4) for _ in range(2 * len(asked)))
     for i, (text, right) in enumerate(asked):
         chosen = int(rng.choice(len(version.parameters.routes), p=choices.propensities[i]))
         route = version.parameters.routes[chosen]
-        items.append(
-            inference(
-                text, route, X[i], encoder, at=start + timedelta(seconds=i), propensity=choices.propensities[i, chosen]
-            )
-        )
+        at, propensity = start + timedelta(seconds=i), choices.propensities[i, chosen]
+        items.append(inference(text, route, X[i], encoder, at=at, propensity=propensity, key=next(ids)))
         reaction = react(habits, user=f"user {rng.integers(200)}", route=route, right_route=right, rng=rng)
         if reaction.thumb:
-            votes.append(thumb(items[-1].inference_id, reaction.thumb, by=reaction.voter))
+            votes.append(thumb(items[-1].inference_id, reaction.thumb, by=reaction.voter, feedback_id=next(ids)))
     with engine.begin() as conn:
         store_inferences(conn, items)
         store_feedback(conn, votes)
@@ -130,7 +128,7 @@ def inference(
     **rest: object,
 ) -> Inference:
     """One unsplit question, routed and answered; without an embedding where ``x`` is None."""
-    key = new_id()
+    key = rest.get("key") or new_id()
     outcome = {"output_tokens": 100, "duration_ms": 500.0, "cost": 1e-4, "finish_reason": "stop"}
     return Inference(
         inference_id=key,
