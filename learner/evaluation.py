@@ -202,7 +202,7 @@ def _choices(version: RouterVersion, window: Window) -> Choices:
 
 def _positions(window: Window, version: RouterVersion) -> npt.NDArray[np.int64]:
     position = {route: i for i, route in enumerate(version.parameters.routes)}
-    return window.units["route"].map(lambda route: position.get(route, -1)).to_numpy(dtype=np.int64)
+    return np.asarray(window.units["route"].map(lambda route: position.get(route, -1)), dtype=np.int64)
 
 
 def _recency(window: Window, settings: LearnerSettings) -> Floats:

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -296,3 +297,11 @@ def _users(state: Path) -> list[int]:
         else:
             claim.unlink(missing_ok=True)
     return living
+
+
+def remove(home: Path) -> None:
+    """Stop the server of ``home`` whoever uses it, and delete its data."""
+    state = state_folder(home, ServerUser.choose())
+    if state.exists():
+        stop_server(state / "data")
+        shutil.rmtree(state)
