@@ -1,6 +1,7 @@
 """The server's processes: database, first version, uvicorn workers, supervision, the nightly run."""
 
 import ipaddress
+import multiprocessing
 import os
 import signal
 import socket
@@ -23,14 +24,18 @@ from api.database import OpenDatabase, open_database
 from api.logging_setup import configure_logging
 from api.schedule import next_run
 from api.settings import Settings, WrongSetting, read_settings
+from telemetry.embedded_postgres import PostgresFailed
 
 _WATCH_SECONDS = 0.3
+_NIGHT_WATCH_SECONDS = 2.0
 _DRAIN_SECONDS = 10
 
 
 def run_server(settings: Settings, *, workers: int, learn_at: time | None) -> int:
     """Serve until told to stop; return the exit code."""
     signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again when it is done; then everything is put away
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal was closed; nohup has it ignored
+        signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     listening = _listen(settings)
     configure_logging(settings.log_level)
     with listening, open_database(settings, upgrade=True) as opened:
@@ -113,9 +118,18 @@ def _serve(settings: Settings, listening: socket.socket, url: str, *, workers: i
 
 def worker_app() -> FastAPI:
     """Build the application in a worker process, from the environment that the parent made."""
+    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     settings = read_settings()
     configure_logging(settings.log_level)
     return create_app(settings, database_url=str(settings.database_url))
+
+
+def _end_with_parent() -> None:
+    """Stop this worker in order when the process that started it was killed; else it would hold the port for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _introduce(
@@ -134,24 +148,35 @@ def _introduce(
 
 
 def _keep_database(opened: OpenDatabase, stop: threading.Event) -> None:
-    """Bring the embedded database back whenever it dies."""
+    """Bring the embedded database back whenever it dies, and try again for as long as that does not work."""
     while not stop.wait(_WATCH_SECONDS):
-        if opened.embedded is not None and opened.embedded.restart_if_dead():
-            structlog.get_logger().warning("database_restarted")
+        try:
+            if opened.embedded is not None and opened.embedded.restart_if_dead():
+                structlog.get_logger().warning("database_restarted")
+        except (PostgresFailed, OSError) as error:
+            structlog.get_logger().error("database_not_restarted", error=str(error))
 
 
 def _learn_nightly(at: time, environment: dict[str, str], stop: threading.Event) -> None:
     """Run the night in a process of its own; a trigger that was slept through is made up for once."""
     due = next_run(datetime.now(UTC), at)
-    while not stop.wait(5.0):
+    while not stop.wait(_NIGHT_WATCH_SECONDS):
         if datetime.now(UTC) < due:
             continue
         began = clock.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "api.cli.main", "learn", "--json"],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            check=False,
-        )
-        structlog.get_logger().info("night_ended", exit_code=done.returncode, seconds=round(clock.monotonic() - began))
+        try:
+            code = _run_night(environment, stop)
+            structlog.get_logger().info("night_ended", exit_code=code, seconds=round(clock.monotonic() - began))
+        except OSError as error:
+            structlog.get_logger().error("night_not_started", error=str(error))
         due = next_run(datetime.now(UTC), at)
+
+
+def _run_night(environment: dict[str, str], stop: threading.Event) -> int:
+    """Run ``trimtab learn`` and return its exit code; a server that stops does not wait for it."""
+    command = [sys.executable, "-m", "api.cli.main", "learn", "--json"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as night:
+        while night.poll() is None and not stop.wait(_WATCH_SECONDS):
+            pass
+        night.terminate()
+    return night.returncode

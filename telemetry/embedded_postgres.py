@@ -93,10 +93,10 @@ class EmbeddedPostgres:
         """Bring the server back if it died (it was killed, say). Returns whether it had to be started."""
         if self._process is not None:
             self._process.poll()  # reaps it
-        with _locked(self._place.state):
+        with _locked(self._place.state):  # held until it answers, so that no other process starts a second one
             if server_pid(self._place.data) is not None:
                 return False
-            self._process = _launch(self._place)
+            self._process = _wait_until_ready(self._place, _launch(self._place))
             return True
 
 
@@ -115,7 +115,7 @@ def start(home: Path, *, pg_bin: Path | None = None) -> EmbeddedPostgres:
     with _locked(place.state):
         _prepare(place)
         process = None if server_pid(place.data) is not None else _launch(place)
-        _wait_until_ready(place, process)
+        process = _wait_until_ready(place, process)
         _create_database(place)
         claim = _claim(place.state)
     return EmbeddedPostgres(home=home, url=place.url(), _place=place, _claim=claim, _process=process)
@@ -236,8 +236,8 @@ def _launch(place: _Place) -> subprocess.Popen[bytes]:
     return process
 
 
-def _wait_until_ready(place: _Place, process: subprocess.Popen[bytes] | None) -> None:
-    """Wait as long as the server lives: crash recovery may take minutes.
+def _wait_until_ready(place: _Place, process: subprocess.Popen[bytes] | None) -> subprocess.Popen[bytes] | None:
+    """Wait as long as the server lives: crash recovery may take minutes. Returns the process, if it is our child.
 
     A server that was killed leaves backends behind that hold its memory for a moment; starting is then tried again.
     """
@@ -245,7 +245,7 @@ def _wait_until_ready(place: _Place, process: subprocess.Popen[bytes] | None) ->
     while True:
         try:
             psycopg.connect(place.url("postgres"), connect_timeout=5).close()
-            return
+            return process
         except psycopg.OperationalError as error:
             if process is not None and process.poll() is not None:
                 if time.monotonic() > give_up:
