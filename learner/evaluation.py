@@ -8,14 +8,16 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.correctness import Correctness
-from learner.estimators import Floats, cluster_bootstrap_t, weighted_mean
+from learner.estimators import Flags, Floats, cluster_bootstrap_t, weighted_mean
 from learner.settings import LearnerSettings
 from learner.window import Window
 from router.decide import Choices, Router, decide_many
 from router.version import RouterVersion
 
 Learn = Callable[[Window], RouterVersion]
-_LEAST_PROPENSITY = 0.05
+_NEARLY_ONE = 0.98
+# Asked again, a question is one whose first answer was probably wrong: counting it would favour whatever is new.
+_BY_THE_QUESTION = ("centroid", "explored", "abstained")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +56,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Per unit: the incumbent's and the candidate's routes, phi (n,) and the weight of its evidence (n,)."""
+    """Per unit: the incumbent's and the candidate's routes, the two parts of phi (n,), the weight of its evidence (n,).
+
+    ``fresh`` (n,) are the units that a router decides by the question alone; the others are left out.
+    """
 
     before: npt.NDArray[np.int64]
     after: npt.NDArray[np.int64]
@@ -62,6 +67,7 @@ class Comparison:
     correction: Floats
     weight: Floats
     session: npt.NDArray[np.int64]
+    fresh: npt.NDArray[np.bool_]
 
 
 def session_folds(window: Window, *, folds: int) -> npt.NDArray[np.int64]:
@@ -92,8 +98,10 @@ def compare_on_log(
 ) -> Comparison:
     """Compare by folds: each fold's units are judged by a candidate that never saw them nor their votes.
 
-    phi = p(g|x) - p(h|x) + (1{a=g} - 1{a=h}) (Y - p(a|x)) / max(pi, .05), with g and h the greedy routes of the fold's
-    candidate and of the incumbent, p the fold candidate's posterior, Y the unbiased correctness of the logged route.
+    With g and h the greedy routes of the fold's candidate and of the incumbent, a the logged one, p the fold candidate's
+    posterior and Y the unbiased correctness of a: phi = p(g|x) - p(h|x) + slope (Y - p(a|x)), doubly robust in form.
+    The slope says what it means for g and h that a was right or wrong when one route is right: what a loses, the others
+    share as the model says (see docs/decisions). Weighting by 1/pi instead would hear of g only where it was explored.
     Dudik, Langford and Li 2011; cross-fitted as in Chernozhukov et al. 2018.
     """
     n = len(window.units)
@@ -101,7 +109,6 @@ def compare_on_log(
     old = _choices(incumbent, window)
     after, model, correction = np.zeros(n, np.int64), np.zeros(n), np.zeros(n)
     logged = _positions(window, incumbent)
-    propensity = np.maximum(window.units["propensity"].fillna(1.0).to_numpy(dtype=np.float64), _LEAST_PROPENSITY)
     for k in range(settings.folds):
         rows = np.flatnonzero(fold == k)
         if len(rows) == 0:
@@ -113,9 +120,8 @@ def compare_on_log(
         at = np.arange(len(rows))
         after[rows] = g
         model[rows] = P[at, g] - P[at, h]
-        known = a >= 0
-        sign = (known & (a == g)).astype(np.float64) - (known & (a == h)).astype(np.float64)
-        correction[rows] = sign * (correctness.value[rows] - P[at, np.maximum(a, 0)]) / propensity[rows]
+        p = P[at, np.maximum(a, 0)]
+        correction[rows] = (a >= 0) * (correctness.value[rows] - p) * _slope(P[at, g], P[at, h], p, a == g, a == h)
     return Comparison(
         before=old.route,
         after=after,
@@ -123,7 +129,20 @@ def compare_on_log(
         correction=correction,
         weight=correctness.precision * _recency(window, settings),
         session=_clusters(window),
+        fresh=window.units["cause"].isin(_BY_THE_QUESTION).to_numpy(),
     )
+
+
+def _slope(p_g: Floats, p_h: Floats, p_a: Floats, is_g: Flags, is_h: Flags) -> Floats:
+    """d(p(g) - p(h)) / d p(a) when the other routes share 1 - p(a) in proportion, (n,).
+
+    a = h: -(1 + p(g) / (1 - p(h))); a = g: 1 + p(h) / (1 - p(g)); another a: -(p(g) - p(h)) / (1 - p(a)).
+    """
+    rest = 1 - np.minimum(p_a, _NEARLY_ONE)
+    slope = -(p_g - p_h) / rest
+    slope = np.where(is_h, -(1 + np.minimum(p_g / rest, 1)), slope)
+    slope = np.where(is_g, 1 + np.minimum(p_h / rest, 1), slope)
+    return np.where(is_g & is_h, 0.0, slope)
 
 
 def difference(comparison: Comparison, *, rows: npt.NDArray[np.bool_], settings: LearnerSettings) -> Difference:
@@ -132,6 +151,7 @@ def difference(comparison: Comparison, *, rows: npt.NDArray[np.bool_], settings:
     The model's part is averaged over the whole disagreement, the correction over what was judged there (judged or not
     is taken as random given the route): estimate = share of disagreement x (mean model + weighted mean correction).
     """
+    rows = rows & comparison.fresh
     n = int(rows.sum())
     apart = rows & (comparison.before != comparison.after)
     share = float(apart.sum()) / max(n, 1)

@@ -53,7 +53,7 @@ def build_first_version(
         fleet=fleet,
         parameters=_first_parameters(fleet, seeds, settings=settings),
         centroids=centroids,
-        splitter=_first_splitter(fleet, encoder=encoder, seed=seed),
+        splitter=_first_splitter(fleet, encoder=encoder, seed=seed) if settings.splitter_examples else {},
         encoder=encoder.fingerprint,
         training={"made_from": "fleet"},
     )
@@ -115,15 +115,21 @@ def seed_centroids(seeds: Seeds, *, seed_posteriors: Array) -> Centroids:
     )
 
 
-def calibrated_threshold(cosines: npt.NDArray[np.float32]) -> float:
-    """The best cosine under which a query is abstained from: well under nearly all that is known to belong here."""
-    if len(cosines) < 2:
+def calibrated_threshold(X: Array, *, count: int) -> float:
+    """The best cosine under which a query is abstained from: under nearly all that is known to belong here.
+
+    Measured among the questions themselves, thinned out to ``count`` of them, each to its nearest other: how close
+    they lie to centroids that were made of them says nothing about the next question.
+    """
+    distinct = np.unique(X, axis=0)
+    if len(distinct) < 2 or count < 2:
         return _UNCALIBRATED
-    return float(np.clip(np.quantile(cosines, 0.02) - 0.05, 0.15, 0.45))
+    thin = distinct[np.linspace(0, len(distinct) - 1, min(count, len(distinct))).astype(np.int64)]
+    cosines = thin @ thin.T - 2 * np.eye(len(thin), dtype=np.float32)
+    return float(np.clip(np.quantile(cosines.max(axis=1), 0.02) - 0.05, 0.15, 0.45))
 
 
 def _first_parameters(fleet: Fleet, seeds: Seeds, *, settings: LearnerSettings) -> RouterParameters:
-    others = seeds.X @ seeds.X.T - 2 * np.eye(len(seeds.X), dtype=np.float32)
     return RouterParameters(
         routes=fleet.names,
         success=(settings.prior_success,) * len(fleet.routes),
@@ -135,7 +141,7 @@ def _first_parameters(fleet: Fleet, seeds: Seeds, *, settings: LearnerSettings) 
         neighbours=settings.neighbours,
         reask_similarity=settings.reask_similarity,
         reask_floor=settings.reask_floor,
-        abstain_below=calibrated_threshold(others.max(axis=1) if len(others) > 1 else np.zeros(0, np.float32)),
+        abstain_below=calibrated_threshold(seeds.X, count=len(seeds.X)),
     )
 
 

@@ -131,7 +131,7 @@ def _parameters(
         neighbours=settings.neighbours,
         reask_floor=settings.reask_floor,
         reask_similarity=settings.reask_similarity,
-        abstain_below=calibrated_threshold(nearest(X, centroids.vectors, count=1)[0][:, 0]),
+        abstain_below=calibrated_threshold(X, count=3 * len(centroids.vectors)),
     )
 
 
