@@ -1,6 +1,5 @@
 """Settings: the only reader of the environment. Each has a default that a user need not touch."""
 
-import json
 import os
 import secrets
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
 
 SAMPLE_FLEET = Path(__file__).parent / "demo" / "sample_fleet.yaml"
 
@@ -94,5 +94,5 @@ def read_settings(**overrides: object) -> Settings:
         first = error.errors(include_url=False)[0]
         name = "TRIMTAB_" + "__".join(str(part) for part in first["loc"]).upper()
         raise WrongSetting(f"{name} cannot be used: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
-    except json.JSONDecodeError as error:  # a nested setting that is not what it should be
-        raise WrongSetting(f"A TRIMTAB_ setting is not valid JSON: {error.msg}.") from None
+    except SettingsError as error:
+        raise WrongSetting(f"A TRIMTAB_ setting cannot be read: {error}.") from None

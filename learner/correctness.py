@@ -35,7 +35,7 @@ def estimate_correctness(evidence: Evidence, estimates: Estimates, *, units: int
     voted = _invert(votes.up.astype(np.float64), s[votes.route], np.full(len(votes.route), u, dtype=np.float64))
     weight = votes.share * reliable[votes.user] if len(votes.user) else np.zeros(0)
     asked = _invert(
-        1.0 - evidence.reask_again,
+        (~evidence.reask_again).astype(np.float64),
         keep_right[evidence.reask_route],
         np.full(len(evidence.reask_route), keep_wrong, dtype=np.float64),
     )

@@ -69,7 +69,8 @@ def _not_worse(overall: Difference, settings: LearnerSettings) -> Condition:
         bound=overall.low,
         sentence=(
             f"Accuracy changes by {_points(overall.estimate)} (n = {overall.n}, evidence worth {overall.evidence:.0f}"
-            f" votes); with {settings.gate_level:.0%} confidence by at least {_points(overall.low)}, {floor:+.1f} is needed."
+            f" votes), at {settings.gate_level:.0%} confidence by at least {_points(overall.low)};"
+            f" {floor:+.1f} is needed."
         ),
     )
 

@@ -1,0 +1,44 @@
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from api.settings import Settings, WrongSetting, read_settings
+from learner.settings import LearnerSettings, WrongLearnerSetting
+
+PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_settings_lists_every_setting_with_its_default_and_meaning() -> None:
+    for name, field in Settings.model_fields.items():
+        if name != "learner":
+            default = "" if field.default is None else field.default
+            assert f"| `TRIMTAB_{name.upper()}` | {default} | {field.description} |" in PAGE
+    for setting in fields(LearnerSettings):
+        meaning = LearnerSettings.explanations()[setting.name]
+        assert f"| `TRIMTAB_LEARNER__{setting.name.upper()}` | {setting.default} | {meaning} |" in PAGE
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PORT", "99999"), ("PORT", "x"), ("STORE_TEXT", "maybe"), ("LEARNER", "{")]
+)
+def test_a_wrong_setting_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"TRIMTAB_{name}", value)
+    with pytest.raises(WrongSetting, match=name if name != "LEARNER" else "TRIMTAB_") as caught:
+        read_settings()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_learner_takes_overrides_by_name_and_refuses_unknown_ones() -> None:
+    assert LearnerSettings.with_overrides({"folds": "4"}).folds == 4
+    with pytest.raises(WrongLearnerSetting, match="FOLD is not a setting"):
+        LearnerSettings.with_overrides({"fold": "4"})
+    with pytest.raises(WrongLearnerSetting, match="must be a number"):
+        LearnerSettings.with_overrides({"folds": "many"})
+
+
+def test_the_hash_key_is_made_once_and_for_the_owner_alone(tmp_path: Path) -> None:
+    settings = read_settings(home=tmp_path)
+    assert settings.hash_key() == settings.hash_key()
+    assert len(settings.hash_key()) == 32
+    assert (tmp_path / "hash.key").stat().st_mode & 0o077 == 0
