@@ -1,0 +1,146 @@
+"""``trimtab`` as real processes in a home of its own, and a client that remembers what was acknowledged."""
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+import httpx
+
+Found = TypeVar("Found")
+TRIMTAB = (sys.executable, "-m", "api.cli.main")
+START_SECONDS = 120.0
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """The environment of a command: this home, and nothing of TRIMTAB_ from outside."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TRIMTAB_")}
+    return {**clean, "TRIMTAB_HOME": str(home), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **more}
+
+
+def trimtab(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    return subprocess.run(
+        [*TRIMTAB, *arguments], env=environment(home, **more), capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def wait_for(condition: Callable[[], Found], *, seconds: float = 30.0, every: float = 0.02) -> Found:
+    """Return what ``condition`` finds, as soon as it finds something."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(every)
+    return found
+
+
+@dataclass(kw_only=True)
+class ServeProcess:
+    """A running ``trimtab serve``."""
+
+    process: subprocess.Popen[str]
+    output: Path
+
+    @property
+    def address(self) -> str:
+        found = re.search(r"serves on (http://\S+)", self.printed())
+        return found.group(1) if found else ""
+
+    def printed(self) -> str:
+        return self.output.read_text()
+
+    def end(self, number: int) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+
+@contextlib.contextmanager
+def serving(home: Path, *arguments: str, port: int = 0, **more: str) -> Iterator[ServeProcess]:
+    """Run ``trimtab serve`` until it answers; what still runs at the end is stopped."""
+    output = home / f"serve-{uuid4().hex[:8]}.log"
+    command = [*TRIMTAB, "serve", "--port", str(port), *arguments]
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            command, env=environment(home, **more), stdout=file, stderr=subprocess.STDOUT, text=True
+        )
+    server = ServeProcess(process=process, output=output)
+    try:
+        wait_for(lambda: process.poll() is not None or answers(server.address), seconds=START_SECONDS)
+        assert process.poll() is None, server.printed()
+        yield server
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(60)
+
+
+def answers(address: str) -> bool:
+    """Tell whether a server decides at this address."""
+    try:
+        return bool(address) and httpx.get(f"{address}/readyz", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@dataclass
+class Client:
+    """Logs inferences and asks for decisions until told to stop, from one thread each.
+
+    Attributes:
+        acknowledged: ids of the inferences that were answered 201.
+        statuses: how often which status was answered, per call; 0 stands for no answer.
+    """
+
+    address: str
+    acknowledged: list[str] = field(default_factory=list)
+    statuses: dict[str, Counter[int]] = field(default_factory=lambda: {"log": Counter(), "decide": Counter()})
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def _log(self, http: httpx.Client) -> int:
+        key = str(uuid4())
+        body = {"inference_id": key, "query": "where is my parcel", "decision": {"route": "orders"}}
+        status = http.post("/v1/inferences", json=body).status_code
+        if status == 201:
+            self.acknowledged.append(key)
+        return status
+
+    def _decide(self, http: httpx.Client) -> int:
+        return http.post("/v1/route", json={"query": "where is my parcel", "log": False}).status_code
+
+    def _repeat(self, name: str, call: Callable[[httpx.Client], int]) -> None:
+        with httpx.Client(base_url=self.address, timeout=10) as http:
+            while not self._stop.is_set():
+                try:
+                    self.statuses[name][call(http)] += 1
+                except httpx.TransportError:
+                    self.statuses[name][0] += 1
+                    time.sleep(0.01)
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator["Client"]:
+        """Work beside the test."""
+        calls = [("log", self._log), ("log", self._log), ("decide", self._decide)]
+        threads = [threading.Thread(target=self._repeat, args=call) for call in calls]
+        for thread in threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+
+    def wait_for_more(self, events: int) -> None:
+        """Wait until so many more events are acknowledged."""
+        wanted = len(self.acknowledged) + events
+        wait_for(lambda: len(self.acknowledged) >= wanted, seconds=60)

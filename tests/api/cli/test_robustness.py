@@ -1,0 +1,177 @@
+"""Servers and their database killed, doubled and rolled back, as real processes."""
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from uuid import uuid4
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from router.registry import activate, load, publish
+from telemetry import embedded_postgres
+from telemetry.database import create_engine
+from telemetry.tables import inference
+from tests.api.cli.processes import Client, answers, serving, trimtab, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@contextlib.contextmanager
+def database(home):
+    """The home's database, used by this process too."""
+    running = embedded_postgres.start(home)
+    engine = create_engine(running.url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        running.stop()
+
+
+def missing(home, keys):
+    """Which of the acknowledged inferences are not stored."""
+    with database(home) as engine, engine.connect() as conn:
+        stored = set(conn.execute(select(inference.c.inference_id)).scalars())
+    return [key for key in keys if key not in {str(one) for one in stored}]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def second_version(engine):
+    """Another version than 1, published."""
+    with engine.begin() as conn:
+        other = replace(load(conn, 1), training={"made_at": time.time()}, number=0, fingerprint="")
+        return publish(conn, other, actor="a test", reason="another one", parent=1).number
+
+
+def decided_by(http):
+    answer = http.post("/v1/route", json={"query": "where is my parcel", "log": False})
+    assert answer.status_code == 200
+    return answer.json()["router_version"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_after_kill_9_of_the_server_one_command_brings_everything_acknowledged_back(served_home, workers):
+    port = free_port()
+    with serving(served_home, "--workers", workers, port=port) as server:
+        client = Client(server.address)
+        with client.working():
+            client.wait_for_more(100)
+            server.end(signal.SIGKILL)
+    with serving(served_home, "--workers", workers, port=port) as again:
+        assert answers(again.address)
+        assert missing(served_home, client.acknowledged) == []
+    assert set(client.statuses["log"]) <= {201, 0}
+
+
+def test_after_kill_9_of_postgres_it_comes_back_and_nothing_acknowledged_is_lost(served_home):
+    with serving(served_home) as server:
+        client = Client(server.address)
+        with client.working():
+            for _ in range(3):
+                client.wait_for_more(50)
+                pid, _users = embedded_postgres.status(served_home)
+                os.kill(pid, signal.SIGKILL)
+                wait_for(lambda pid=pid: embedded_postgres.status(served_home)[0] not in (None, pid))
+            client.wait_for_more(50)
+        wait_for(lambda: httpx.get(f"{server.address}/readyz").json()["status"] == "ready")
+        assert missing(served_home, client.acknowledged) == []
+    assert set(client.statuses["log"]) <= {201, 503}
+    assert set(client.statuses["decide"]) == {200}
+
+
+def test_after_kill_9_of_the_server_and_of_postgres_one_command_brings_both_back(served_home):
+    with serving(served_home) as server:
+        client = Client(server.address)
+        with client.working():
+            client.wait_for_more(50)
+            os.kill(embedded_postgres.status(served_home)[0], signal.SIGKILL)
+            server.end(signal.SIGKILL)
+    with serving(served_home):
+        assert missing(served_home, client.acknowledged) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stop_under_load_stores_what_was_acknowledged_and_stops_the_database(served_home, number):
+    with serving(served_home) as server:
+        client = Client(server.address)
+        with client.working():
+            client.wait_for_more(50)
+            began = time.monotonic()
+            assert server.end(number) == 0
+            assert time.monotonic() - began < 5
+    assert embedded_postgres.status(served_home) == (None, ())
+    assert missing(served_home, client.acknowledged) == []
+    assert "Stopped; everything acknowledged is stored." in server.printed()
+    assert "Traceback" not in server.printed()
+
+
+def test_two_servers_on_one_home_share_a_database_and_the_last_one_stops_it(served_home):
+    with serving(served_home) as one, serving(served_home) as other:
+        pid, users = embedded_postgres.status(served_home)
+        assert sorted(users) == sorted([one.process.pid, other.process.pid])
+        event = {"inference_id": str(uuid4()), "query": "where is my parcel", "decision": {"route": "orders"}}
+        assert httpx.post(f"{one.address}/v1/inferences", json=event).status_code == 201
+        assert httpx.get(f"{other.address}/v1/inferences/{event['inference_id']}").status_code == 200
+        assert one.end(signal.SIGTERM) == 0
+        assert embedded_postgres.status(served_home) == (pid, (other.process.pid,))
+        assert httpx.get(f"{other.address}/readyz").json()["status"] == "ready"
+        assert other.end(signal.SIGTERM) == 0
+    assert embedded_postgres.status(served_home) == (None, ())
+
+
+def test_a_rollback_by_command_reaches_two_servers_within_a_second(served_home):
+    with serving(served_home) as one, serving(served_home) as other, contextlib.ExitStack() as stack:
+        https = [stack.enter_context(httpx.Client(base_url=s.address, timeout=10)) for s in (one, other)]
+        engine = stack.enter_context(database(served_home))
+        new = second_version(engine)
+        for http in https:
+            wait_for(lambda http=http: decided_by(http) == new)
+        done = trimtab(served_home, "rollback", "--to", "1", "--reason", "parcels go astray", "--actor", "ann@here")
+        returned = time.monotonic()
+        assert done.returncode == 0, done.stderr
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda http: wait_for(lambda: decided_by(http) == 1, seconds=5), https))
+        assert time.monotonic() - returned < 1
+        assert [decided_by(http) for http in https * 20] == [1] * 40
+        newest = https[0].get("/v1/router/activations").json()["data"][0]
+        assert (newest["version"], newest["kind"], newest["actor"], newest["reason"]) == (
+            *(1, "rollback", "ann@here", "parcels go astray"),
+        )
+
+
+def test_rollbacks_reach_two_server_processes_within_a_second_each_of_ten_times(served_home):
+    with serving(served_home) as one, serving(served_home) as other, contextlib.ExitStack() as stack:
+        https = [stack.enter_context(httpx.Client(base_url=s.address, timeout=10)) for s in (one, other)]
+        engine = stack.enter_context(database(served_home))
+        numbers = (second_version(engine), 1) * 5
+        took = []
+        for number in numbers:
+            with engine.begin() as conn:
+                activate(conn, number, kind="publish", actor="a test", reason="to and fro")
+            began = time.monotonic()
+            for http in https:
+                wait_for(lambda http=http, number=number: decided_by(http) == number, seconds=5, every=0.005)
+            took.append(time.monotonic() - began)
+    assert max(took) < 1
+
+
+def test_a_port_that_is_taken_is_told_before_anything_is_started(served_home):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = trimtab(served_home, "serve", "--port", port)
+    assert done.returncode == 1
+    assert done.stderr == f"trimtab: Port {port} cannot be used (address already in use); choose another with --port.\n"
+    assert embedded_postgres.status(served_home)[0] is None
