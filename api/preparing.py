@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine
 
+from router.artifact import DamagedArtifact
 from router.encoder import Encoder
 from router.fleet import Fleet
 from router.registry import active, load, publish
@@ -11,18 +12,34 @@ from router.registry import active, load, publish
 Announce = Callable[[str], None]
 
 
-def prepare_versions(engine: Engine, fleet: Fleet, *, encoder: Encoder, actor: str, announce: Announce) -> int:
+def prepare_versions(
+    engine: Engine, fleet: Fleet, *, only_first: bool, encoder: Encoder, actor: str, announce: Announce
+) -> int:
     """Make sure that a version of this fleet serves, and return its number.
 
     Version 1 is built from the fleet alone. A fleet that differs from the serving version's is applied to it: routes
     that stay keep what they learned. Imports the learner, and with it torch: run it in a process of its own.
+
+    Args:
+        engine: of the migrated database.
+        fleet: as the operator wrote it.
+        only_first: leave a version that serves as it is; so for the sample fleet, which nobody chose.
+        encoder: that the version is for.
+        actor: who is written into the history.
+        announce: told what is done.
     """
     from learner.first_version import apply_fleet, build_first_version
 
     with engine.connect() as conn:
         activation = active(conn)
-        current = load(conn, activation.version) if activation else None
-    if current is not None and current.fleet == fleet:
+        try:
+            current = load(conn, activation.version) if activation else None
+        except (
+            DamagedArtifact
+        ) as error:  # serving goes on with the last good one; which to go back to is a person's say
+            announce(f"{error} Go back to another version with trimtab rollback --reason ...")
+            return activation.version if activation else 0
+    if current is not None and (only_first or current.fleet == fleet):
         return current.number
     if current is None:
         announce(f"Building the first version from the fleet ({len(fleet.routes)} routes) ...")

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time as clock
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, time
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.supervisors import Multiprocess
 
 from api.app import create_app
@@ -24,7 +26,9 @@ from api.database import OpenDatabase, open_database
 from api.logging_setup import configure_logging
 from api.schedule import next_run
 from api.settings import Settings, WrongSetting, read_settings
-from telemetry.embedded_postgres import PostgresFailed
+from router.registry import active
+from telemetry.database import DatabaseUnavailable, create_engine
+from telemetry.embedded_postgres import EmbeddedPostgres, PostgresFailed
 
 _WATCH_SECONDS = 0.3
 _NIGHT_WATCH_SECONDS = 2.0
@@ -38,25 +42,49 @@ def run_server(settings: Settings, *, workers: int, learn_at: time | None) -> in
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     listening = _listen(settings)
     configure_logging(settings.log_level)
-    with listening, open_database(settings, upgrade=True) as opened:
-        environment = settings.child_environment(database_url=opened.url)
-        code = run_prepare(environment, fleet=settings.fleet_path)
-        if code:
+    with listening, ExitStack() as stack:
+        opened = _open(stack, settings)
+        url = opened.url if opened else str(settings.database_url)
+        environment = settings.child_environment(database_url=url)
+        if opened and (code := run_prepare(environment, fleet=settings.fleet_path)):
             return code
-        stop = threading.Event()
-        helpers = [threading.Thread(target=_keep_database, args=(opened, stop), name="database-watch")]
-        if learn_at is not None:
-            helpers.append(threading.Thread(target=_learn_nightly, args=(learn_at, environment, stop), name="nightly"))
-        for helper in helpers:
-            helper.start()
+        stack.callback(say, "Stopped; everything acknowledged is stored.")
+        stack.enter_context(_helpers(opened, environment, learn_at=learn_at))
         _introduce(settings, listening, opened, workers=workers, learn_at=learn_at)
-        try:
-            return _serve(settings, listening, opened.url, workers=workers)
-        finally:
-            stop.set()
-            for helper in helpers:
-                helper.join()
-            say("Stopped; everything acknowledged is stored.")
+        return _serve(settings, listening, url, workers=workers)
+
+
+def _open(stack: ExitStack, settings: Settings) -> OpenDatabase | None:
+    """Open the database; None when it is one of others' and away, for deciding needs none."""
+    try:
+        return stack.enter_context(open_database(settings, upgrade=True))
+    except DatabaseUnavailable as error:
+        if settings.database_url is None:
+            raise
+        say(f"{error} Until then the last good version decides, or the fleet's rules, and nothing can be logged.")
+        return None
+
+
+@contextmanager
+def _helpers(opened: OpenDatabase | None, environment: dict[str, str], *, learn_at: time | None) -> Iterator[None]:
+    """Run what works beside the server, and stop it at the end."""
+    stop = threading.Event()
+    helpers: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+    if opened is None:
+        helpers.append((_prepare_later, (environment, stop)))
+    elif opened.embedded is not None:
+        helpers.append((_keep_database, (opened.embedded, stop)))
+    if learn_at is not None:
+        helpers.append((_learn_nightly, (learn_at, environment, stop)))
+    threads = [threading.Thread(target=work, args=arguments, name=work.__name__) for work, arguments in helpers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def _end(_number: int, _frame: object) -> None:
@@ -133,28 +161,52 @@ def _end_with_parent() -> None:
 
 
 def _introduce(
-    settings: Settings, listening: socket.socket, opened: OpenDatabase, *, workers: int, learn_at: time | None
+    settings: Settings,
+    listening: socket.socket,
+    opened: OpenDatabase | None,
+    *,
+    workers: int,
+    learn_at: time | None,
 ) -> None:
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    database = f"embedded, under {settings.home_folder}" if opened.embedded else "as set by TRIMTAB_DATABASE_URL"
+    embedded = opened is not None and opened.embedded is not None
     say(f"Trimtab serves on {address}  (API: {address}/docs)")
-    say(f"  fleet     {settings.fleet_path}")
-    say(f"  database  {database}")
+    if opened is not None:
+        say(f"  version   {_serving_version(opened)}")
+    say(f"  database  {f'embedded, under {settings.home_folder}' if embedded else 'as set by TRIMTAB_DATABASE_URL'}")
     say(f"  learning  {f'every night at {learn_at:%H:%M}' if learn_at else 'when you run trimtab learn'}")
     if workers > 1:
         say(f"  processes {workers}")
     say("  Ctrl-C stops it. Without API keys it answers this machine only.")
 
 
-def _keep_database(opened: OpenDatabase, stop: threading.Event) -> None:
+def _serving_version(opened: OpenDatabase) -> str:
+    with opened.engine.connect() as conn:
+        activation = active(conn)
+    return f"{activation.version} ({activation.reason})" if activation else "none"
+
+
+def _keep_database(embedded: EmbeddedPostgres, stop: threading.Event) -> None:
     """Bring the embedded database back whenever it dies, and try again for as long as that does not work."""
     while not stop.wait(_WATCH_SECONDS):
         try:
-            if opened.embedded is not None and opened.embedded.restart_if_dead():
+            if embedded.restart_if_dead():
                 structlog.get_logger().warning("database_restarted")
         except (PostgresFailed, OSError) as error:
             structlog.get_logger().error("database_not_restarted", error=str(error))
+
+
+def _prepare_later(environment: dict[str, str], stop: threading.Event) -> None:
+    """Migrate and prepare as soon as the database can be reached."""
+    engine = create_engine(environment["TRIMTAB_DATABASE_URL"], pool_size=1)
+    while not stop.wait(_WATCH_SECONDS):
+        with suppress(SQLAlchemyError):
+            engine.connect().close()
+            code = _run(environment, stop, "prepare")
+            structlog.get_logger().info("prepared_late", exit_code=code)
+            break
+    engine.dispose()
 
 
 def _learn_nightly(at: time, environment: dict[str, str], stop: threading.Event) -> None:
@@ -165,18 +217,18 @@ def _learn_nightly(at: time, environment: dict[str, str], stop: threading.Event)
             continue
         began = clock.monotonic()
         try:
-            code = _run_night(environment, stop)
+            code = _run(environment, stop, "learn", "--json")
             structlog.get_logger().info("night_ended", exit_code=code, seconds=round(clock.monotonic() - began))
         except OSError as error:
             structlog.get_logger().error("night_not_started", error=str(error))
         due = next_run(datetime.now(UTC), at)
 
 
-def _run_night(environment: dict[str, str], stop: threading.Event) -> int:
-    """Run ``trimtab learn`` and return its exit code; a server that stops does not wait for it."""
-    command = [sys.executable, "-m", "api.cli.main", "learn", "--json"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as night:
-        while night.poll() is None and not stop.wait(_WATCH_SECONDS):
+def _run(environment: dict[str, str], stop: threading.Event, *command: str) -> int:
+    """Run one of our commands and return its exit code; a server that stops does not wait for it."""
+    whole = [sys.executable, "-m", "api.cli.main", *command]
+    with subprocess.Popen(whole, env=environment, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and not stop.wait(_WATCH_SECONDS):
             pass
-        night.terminate()
-    return night.returncode
+        process.terminate()
+    return process.returncode

@@ -48,14 +48,19 @@ def migrate(json: AsJson = False) -> None:
 def prepare(fleet: Annotated[Path | None, typer.Option()] = None) -> None:
     """Build version 1 or apply a changed fleet; serve runs this in a process of its own, since it needs torch."""
     from api.preparing import prepare_versions
+    from api.settings import SAMPLE_FLEET
     from router.encoder import load_encoder
     from router.fleet import load_fleet
 
     settings = read_settings(fleet=fleet)
     with database(settings, upgrade=True) as opened:
-        encoder = load_encoder(settings.encoder, home=settings.home_folder)
         prepare_versions(
-            opened.engine, load_fleet(settings.fleet_path), encoder=encoder, actor=actor_name(None), announce=say
+            opened.engine,
+            load_fleet(settings.fleet_path),
+            only_first=settings.fleet_path == SAMPLE_FLEET,
+            encoder=load_encoder(settings.encoder, home=settings.home_folder),
+            actor=actor_name(None),
+            announce=say,
         )
 
 

@@ -60,12 +60,15 @@ def show_table(title: str, columns: list[str], rows: list[list[object]]) -> None
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a file or a pipe has no width of its own
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*[Text("" if cell is None else str(cell)) for cell in row])
-    Console().print(table)
+    console.print(table)
 
 
 def short_time(value: object) -> str:

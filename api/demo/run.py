@@ -22,21 +22,10 @@ from api.demo.material import Material, Question, WrongDemoData, labelled_materi
 from api.demo.simulated_users import Habits
 from api.settings import Settings
 from telemetry import embedded_postgres
+from telemetry.failure_kinds import FAILURE_KINDS
 
 SAMPLE_NIGHTS, SAMPLE_REQUESTS = 5, 600
 DATA_NIGHTS, DATA_REQUESTS = 6, 1_000
-_SHORT = {
-    "thumbs_down": "down",
-    "correction": "corrected",
-    "follow_up_switch": "switched",
-    "reask": "re-asked",
-    "token_spike": "token spike",
-    "latency_spike": "slow",
-    "unneeded_split": "needless split",
-    "missed_split": "missed split",
-    "trace_budget_cutoff": "cut off",
-    "abstained": "abstained",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,11 +201,13 @@ def _score_words(score: Score) -> str:
 def _show_nights(first: Score, nights: list[_Night]) -> None:
     rows: list[list[object]] = [["-", "", "", "", *_cells(first), "from the fleet", 1]]
     for number, night in enumerate(nights, 1):
-        kinds = ", ".join(f"{_SHORT.get(kind, kind)} {n}" for kind, n in night.mined.items())
-        counts = [night.traffic.requests, night.traffic.votes, kinds]
+        counts = [night.traffic.requests, night.traffic.votes, sum(night.mined.values())]
         rows.append([number, *counts, *_cells(night.score), night.result["verdict"], night.result["version"]])
-    columns = ["night", "requests", "votes", "new failures", "accuracy", "splits right", "nobody", "verdict", "version"]
-    show_table("Night by night, on questions that were never sent", columns, rows)
+    columns = ["night", "requests", "votes", "failures", "accuracy", "splits", "nobody", "verdict", "version"]
+    show_table("Night by night, scored on questions that were never sent", columns, rows)
+    kinds = [kind for kind in FAILURE_KINDS if any(kind in night.mined for night in nights)]
+    mined: list[list[object]] = [[kind, *(night.mined.get(kind, 0) for night in nights)] for kind in kinds]
+    show_table("New failures by kind", ["kind", *(f"night {i}" for i in range(1, len(nights) + 1))], mined)
 
 
 def _cells(score: Score) -> list[object]:
