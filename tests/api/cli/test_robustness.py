@@ -101,6 +101,24 @@ def test_after_kill_9_of_the_server_and_of_postgres_one_command_brings_both_back
         assert missing(served_home, client.acknowledged) == []
 
 
+def test_a_server_that_starts_while_its_database_is_away_decides_and_mends_by_itself(served_home):
+    running = embedded_postgres.start(served_home)
+    with serving(served_home, TRIMTAB_DATABASE_URL=running.url):
+        pass
+    running.stop()
+    with serving(served_home, TRIMTAB_DATABASE_URL=running.url) as server:
+        assert "The database cannot be reached; start it, or correct TRIMTAB_DATABASE_URL." in server.printed()
+        with httpx.Client(base_url=server.address, timeout=10) as http:
+            assert decided_by(http) >= 1
+            assert http.get("/readyz").json()["status"] == "degraded"
+            refused = http.post("/v1/inferences", json={"query": "x", "decision": {"route": "orders"}})
+            assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (503, True)
+            with database(served_home):
+                wait_for(lambda: http.get("/readyz").json()["status"] == "ready")
+                wait_for(lambda: "prepared_late" in server.printed())
+                assert http.post("/v1/inferences", json={"query": "x", "decision": {"route": "orders"}}).is_success
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stop_under_load_stores_what_was_acknowledged_and_stops_the_database(served_home, number):
     with serving(served_home) as server:

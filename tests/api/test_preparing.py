@@ -1,0 +1,52 @@
+"""What happens to versions when a server starts: the first one, a changed fleet, the sample fleet, damage."""
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import Engine, text
+
+from api.preparing import prepare_versions
+from router.encoder import Encoder
+from router.fleet import Fleet, Route
+from router.registry import active, history, load
+
+pytestmark = pytest.mark.slow
+
+
+def prepare(engine: Engine, fleet: Fleet, encoder: Encoder, *, only_first: bool = False) -> tuple[int, list[str]]:
+    said: list[str] = []
+    number = prepare_versions(
+        engine, fleet, only_first=only_first, encoder=encoder, actor="a test", announce=said.append
+    )
+    return number, said
+
+
+def test_the_first_version_comes_from_the_fleet_and_a_changed_fleet_makes_the_next(
+    engine: Engine, fleet: Fleet, encoder: Encoder
+) -> None:
+    number, said = prepare(engine, fleet, encoder)
+    assert (number, said[-1]) == (1, "Version 1 is published.")
+    assert prepare(engine, fleet, encoder) == (1, [])
+
+    returns = Route(name="returns", description="Sending things back", utterances=("how do I return shoes",))
+    grown = replace(fleet, routes=(*fleet.routes, returns))
+    assert prepare(engine, grown, encoder, only_first=True) == (1, [])  # nobody chose the sample fleet
+    number, _ = prepare(engine, grown, encoder)
+    with engine.connect() as conn:
+        assert (number, load(conn, 2).fleet) == (2, grown)
+        assert [a.reason for a in history(conn, order="asc")] == ["built from the fleet", "fleet changed: +returns"]
+
+
+def test_a_damaged_version_is_told_and_left_for_a_person_to_replace(
+    engine: Engine, fleet: Fleet, encoder: Encoder
+) -> None:
+    prepare(engine, fleet, encoder)
+    with engine.begin() as conn:
+        conn.execute(text("update router_artifact set bytes = 'x' where part = 'parameters.json'"))
+    number, said = prepare(engine, replace(fleet, fallback="billing"), encoder)
+    assert number == 1
+    assert "damaged" in said[0]
+    with engine.connect() as conn:
+        serving = active(conn)
+    assert serving is not None
+    assert serving.version == 1
