@@ -1,5 +1,6 @@
 """Training queries for the splitter, made from the fleet's own: queries of different routes joined in many ways."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -8,22 +9,40 @@ import numpy as np
 
 T = TypeVar("T")
 
-# What people say between two requests, by family; a benchmark leaves a family out and tests on it.
+# What people say between two requests, by family; a benchmark leaves families out and tests on them.
 CONNECTORS: Mapping[str, tuple[str, ...]] = {
     "mark": (". ", "? ", ", ", " , ", "; ", " ; ", "! ", " - ", " / ", " | ", "... ", "\n", ": "),
-    "and": ("and", "&", "and please", "and can you", "or", "but"),
-    "also": ("also", "and also", "too, and", "also please", "as well as", "plus", "along with", "together with"),
+    "and": ("and", "and please", "and i also want to", "but", "and now", "and could you maybe"),
+    "also": ("also", "and also", "also please", "as well as", "plus", "along with", "together with", "too, and"),
     "then": ("then", "and then", "after that", "next", "and next", "afterwards", "once that is done", "when done"),
     "aside": ("by the way", "btw", "oh and", "oh", "ah and", "and hey", "hey", "so", "well", "um", "ok and", "ok"),
+    "clause": (
+        *("when you get a chance", "if you don't mind", "now that i think about it", "speaking of which", "that aside"),
+        *("to switch gears", "on the other hand", "in other news", "with that out of the way", "just so you know"),
+        *("since we are talking", "let me ask this too", "on top of that", "moving along", "as you probably know"),
+        *("on a different topic", "in that case", "for the record", "as i said", "once you have that", "to be clear"),
+        *("if it is not too much", "for my other request", "coming back to my list", "i almost forgot", "what is more"),
+        *("if you have the time", "as a bonus", "with regard to the rest", "and because it matters", "not to mention"),
+        *("when that is out of the way", "for good measure", "under the same heading", "last but one", "quick one"),
+    ),
     "further": ("additionally", "furthermore", "besides", "besides that", "moreover", "apart from that", "in addition"),
     "change": ("on another note", "separately", "changing the subject", "something else", "unrelated, but", "anyway"),
     "more": ("one more thing", "another question", "another thing", "i also need to know", "last thing", "and finally"),
     "while": ("while you are at it", "while i have you", "in the meantime", "before i forget", "at the same time"),
     "order": ("first", "second", "secondly", "third", "lastly", "finally", "last but not least", "1)", "2.", "-"),
 }
-_SHARE_ALONE = 0.3
-_SHARE_OF_THREE = 0.3
-_SHARE_BARE = 0.3
+# Words of which connectors are made that no list holds; strung together at random they teach what connectors are like.
+_LOOSE_WORDS = re.findall(
+    r"\w+",
+    "actually now still again please just since because though however instead maybe perhaps okay right alright hmm "
+    "look listen say wait hold on topic matter point request for to in of with about this that these those another "
+    "other different new quick quickly real fast or well if could not mention sorry thanks great cool good got let me "
+    "tell ask part two done after as long speaking more want would like wonder wondering curious turning over back "
+    "story side next door similarly likewise equally kindly talk sure yes no never mind the a an ",
+)
+_SHARE_ALONE, _SHARE_OF_THREE = 0.3, 0.3
+_SHARE_BARE, _SHARE_LOOSE, _SHARE_DOUBLED = 0.25, 0.35, 0.2
+_SHARE_ODD_NAME, _SHARE_FALSE_CONNECTOR = 0.15, 0.15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +73,23 @@ def concatenations(
     Returns:
         ``count`` examples, nearly a third of them single queries; none if there is no query at all.
     """
-    pools = [
-        pool for pool in (sorted({q.strip() for q in routed_queries[r]} - {""}) for r in sorted(routed_queries)) if pool
-    ]
-    families = [CONNECTORS[name] for name in CONNECTORS if name not in without]
+    pools = tuple(
+        tuple(pool)
+        for pool in (sorted({q.strip() for q in routed_queries[r]} - {""}) for r in sorted(routed_queries))
+        if pool
+    )
+    if not pools:
+        return []
+    unused = {word for family in without for connector in CONNECTORS[family] for word in connector.split()}
+    words = sorted({word for pool in pools for query in pool for word in query.split() if word.isalpha()} - unused)
+    stock = _Stock(
+        pools=pools,
+        families=tuple(connectors for family, connectors in CONNECTORS.items() if family not in without),
+        loose=tuple(word for word in _LOOSE_WORDS if word not in unused),
+        words=tuple(words) or ("it",),
+    )
     rng = np.random.default_rng(seed)
-    return [_example(rng, pools, families) for _ in range(count)] if pools else []
+    return [_example(rng, stock) for _ in range(count)]
 
 
 def join(parts: Sequence[str], connectors: Sequence[str]) -> SplitExample:
@@ -73,28 +103,52 @@ def join(parts: Sequence[str], connectors: Sequence[str]) -> SplitExample:
     return SplitExample(text=text, starts=tuple(starts), ends=tuple(ends))
 
 
-def _example(
-    rng: np.random.Generator, pools: Sequence[Sequence[str]], families: Sequence[Sequence[str]]
-) -> SplitExample:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stock:
+    """What examples are made of: queries by route, connectors by family, loose words, the words of all queries."""
+
+    pools: Sequence[Sequence[str]]
+    families: Sequence[Sequence[str]]
+    loose: Sequence[str]
+    words: Sequence[str]
+
+
+def _example(rng: np.random.Generator, stock: _Stock) -> SplitExample:
     draw = rng.random()
     wanted = 1 if draw < _SHARE_ALONE else 3 if draw > 1 - _SHARE_OF_THREE else 2
-    chosen = rng.permutation(len(pools))[: min(wanted, len(pools))]
-    parts = [pools[i][int(rng.integers(len(pools[i])))] for i in chosen]
-    return join(parts, [_connector(rng, families) for _ in parts[1:]])
+    chosen = rng.permutation(len(stock.pools))[: min(wanted, len(stock.pools))]
+    parts = [_roughened(rng, _draw(rng, stock.pools[i]), stock.words) for i in chosen]
+    return join(parts, [_connector(rng, stock) for _ in parts[1:]])
 
 
-def _connector(rng: np.random.Generator, families: Sequence[Sequence[str]]) -> str:
-    """One connector with its blanks; now and then two families in a row, with a comma or a stop before them."""
-    if rng.random() < _SHARE_BARE or not families:
+def _roughened(rng: np.random.Generator, query: str, words: Sequence[str]) -> str:
+    """Now and then a name of odd words, or a connector where nothing is to be split, inside a query."""
+    parts = query.split(" ")
+    if len(parts) > 3 and rng.random() < _SHARE_ODD_NAME:
+        at = int(rng.integers(2, len(parts) + 1))
+        parts[at:at] = [_draw(rng, words) for _ in range(int(rng.integers(1, 5)))]
+    if len(parts) > 3 and rng.random() < _SHARE_FALSE_CONNECTOR:
+        at = int(rng.integers(2, len(parts)))
+        parts[at:at] = [_draw(rng, ("and", "and", ",", "and then", "or", "also", "&"))]
+    return " ".join(parts)
+
+
+def _connector(rng: np.random.Generator, stock: _Stock) -> str:
+    """One connector with its blanks: none, loose words, or one or two of the known ones behind a mark or not."""
+    draw = rng.random()
+    if draw < _SHARE_BARE:
         return " "
-    words = _draw(rng, _draw(rng, families))
-    if words[-1].isspace():
-        return words
-    if rng.random() < 0.2:
-        words += f" {_draw(rng, _draw(rng, families)).strip()}"
+    if draw < _SHARE_BARE + _SHARE_LOOSE:
+        source = stock.words if rng.random() < 0.3 else stock.loose
+        words = " ".join(_draw(rng, source) for _ in range(int(rng.integers(1, 5))))
+    else:
+        words = _draw(rng, _draw(rng, stock.families))
+        if words[-1].isspace():
+            return words
+        if rng.random() < _SHARE_DOUBLED:
+            words += f" {_draw(rng, _draw(rng, stock.families)).strip()}"
     lead = _draw(rng, (" ", " ", " ", ", ", ", ", " , ", ". ", "? ", "; "))
-    tail = _draw(rng, (" ", " ", " ", ", "))
-    return lead + words + tail
+    return lead + words + _draw(rng, (" ", " ", " ", ", "))
 
 
 def _draw(rng: np.random.Generator, options: Sequence[T]) -> T:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 Tensors = dict[str, "torch.Tensor"]
 Progress = Callable[[float], None]
 
-WIDTH = 80
+WIDTH = 88
 LAYERS = 5
-EPOCHS = 5
+EPOCHS = 6
 BATCH = 32
 LEARNING_RATE = 2e-3
-START_WEIGHT = 2.0
+RARE_WEIGHT = 2.0
 DROPOUT = 0.1
 
 
@@ -139,7 +139,7 @@ def _prepared(example: SplitExample, encoding: Encoding) -> _Prepared:
     for end, start in zip(example.ends or (), example.starts, strict=False):
         outside |= (starts >= end) & (starts < start)
     weights = np.full((len(starts), 2), example.weight, np.float32)
-    weights[starting, 0] *= START_WEIGHT
+    weights[np.stack([starting, outside], axis=1)] *= RARE_WEIGHT
     weights[:, 1] *= known
     weights[:1, 0] = 0  # the first word always starts the first segment
     targets = np.stack([starting, outside], axis=1).astype(np.float32)

@@ -24,6 +24,7 @@ Array = npt.NDArray[np.float32]
 _BLOCK = 128
 _WORD = re.compile(r"\S+")
 # What may part two questions without belonging to either. Quotes, brackets and signs of code stay where they are.
+_SURE = 5.0
 _SEPARATORS = ".,;:?\u3002\uff0c\uff1b\uff1f\u3001"
 _SEPARATING_WORD = re.compile(rf"[{re.escape(_SEPARATORS)}\-\u2013\u2014/|&+*\u2022]+")
 
@@ -48,7 +49,7 @@ def boundaries(arrays: Mapping[str, Array], encoding: "Encoding", query: str) ->
         return ()
     logits = word_logits(arrays, encoding.hidden)[tokens]
     probability = 1 / (1 + np.exp(-np.clip(logits[:, 0], -30, 30)))
-    ends = _ends(query, starts, outside=logits[:, 1] > 0)
+    ends = _ends(query, starts, outside=logits[:, 1])
     return tuple(
         Boundary(start=int(starts[i]), probability=float(probability[i]), end=ends[i]) for i in range(1, len(starts))
     )
@@ -128,15 +129,20 @@ def _gelu(x: Array) -> Array:
     return y
 
 
-def _ends(query: str, starts: npt.NDArray[np.int64], *, outside: npt.NDArray[np.bool_]) -> list[int]:
-    """For each word, where a segment before it would end: after the last word that is no connector."""
-    stops = [
-        len(query[start:stop].rstrip()) + start for start, stop in zip(starts, [*starts[1:], len(query)], strict=True)
-    ]
-    ends = [int(starts[0])]
-    for i, stop in enumerate(stops[:-1]):
-        word = query[starts[i] : stop]
-        ends.append(ends[-1] if outside[i] or _SEPARATING_WORD.fullmatch(word) else int(stop))
+def _ends(query: str, starts: npt.NDArray[np.int64], *, outside: Array) -> list[int]:
+    """For each word, where a segment before it would end: in front of the words that are likeliest a connector.
+
+    ``outside`` (W,) are the logits of belonging to no segment. Of all runs of words that end before a word, the one
+    with the greatest sum of logits is its connector; a sign that stands alone always is.
+    """
+    stops = [*starts[1:].tolist(), len(query)]
+    ends, best, end = [int(starts[0])], 0.0, int(starts[0])
+    for start, stop, logit in zip(starts.tolist(), stops[:-1], outside.tolist(), strict=False):
+        word = query[start:stop].rstrip()
+        best += _SURE if _SEPARATING_WORD.fullmatch(word) else logit
+        if best <= 0:
+            best, end = 0.0, start + len(word)
+        ends.append(end)
     return ends
 
 
