@@ -95,7 +95,8 @@ def _listen(settings: Settings) -> socket.socket:
     """Take the port before anything is started.
 
     Raises:
-        WrongSetting: the address is not loopback, or the port is taken.
+        WrongSetting: the address is not loopback.
+        SystemExit: the port is taken.
     """
     if not _is_loopback(settings.host):
         raise WrongSetting(f"There are no API keys, so only loopback is served; {settings.host} is open to others.")
@@ -106,9 +107,8 @@ def _listen(settings: Settings) -> socket.socket:
         listening.bind((settings.host, settings.port))
     except OSError as error:
         listening.close()
-        raise WrongSetting(
-            f"Port {settings.port} cannot be used ({(error.strerror or '').lower()}); choose another with --port."
-        ) from None
+        why = (error.strerror or "").lower()
+        raise SystemExit(f"trimtab: Port {settings.port} cannot be used ({why}); choose another with --port.") from None
     listening.listen(2048)
     listening.set_inheritable(True)
     return listening

@@ -14,6 +14,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"max_content_width": 120},
 )
 fleet = typer.Typer(help="The fleet file.", no_args_is_help=True)
 app.add_typer(fleet, name="fleet")
@@ -37,7 +38,10 @@ app.command()(demonstration.demo)
 
 
 def main() -> None:
-    """Run the command; what can be expected to go wrong is one line on standard error and exit code 1."""
+    """Run the command; what can be expected to go wrong is one line on standard error.
+
+    Exit code 2: the command or a setting is wrong; 1: it failed for another reason.
+    """
     # One thread a library: serving and learning share few cores, and the libraries' own threads fight over them.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
@@ -50,12 +54,12 @@ def main() -> None:
         if sentence is None:
             raise
         sys.stderr.write(f"trimtab: {sentence}\n")
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, ValueError) and type(error).__name__.startswith("Wrong") else 1)
 
 
 def _expected(error: Exception) -> str | None:
     """The sentence of an error that a person can mend; None for what is our own mistake."""
-    from sqlalchemy.exc import InterfaceError, OperationalError
+    from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
 
     from api.database import NotMigrated
     from api.schedule import WrongTime
@@ -83,6 +87,8 @@ def _expected(error: Exception) -> str | None:
     )
     if isinstance(error, OperationalError | InterfaceError):
         return str(DatabaseUnavailable.__doc__)
+    if isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", "") == "42501":
+        return f"The database user lacks a right that Trimtab needs: {error.orig}."
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}."
     # The learner's own errors are known by name, since only its commands may import it.

@@ -13,7 +13,9 @@ Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many row
 
 
 def learn(
-    report: Annotated[Path | None, typer.Option(help="Write the report as a page of Markdown with pictures.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Write the report as a page of Markdown with pictures.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Learn even when nothing new came in.")] = False,
     run_id: Annotated[str | None, typer.Option(hidden=True)] = None,
     actor: Actor = None,
@@ -29,6 +31,8 @@ def learn(
 
     settings = read_settings()
     learner_settings = LearnerSettings.with_overrides(settings.learner)
+    if report is not None:
+        report.parent.mkdir(parents=True, exist_ok=True)  # a report that cannot be written is told before the night
     with database(settings) as opened:
         encoder = load_encoder(settings.encoder, home=settings.home_folder)
         with _Bars(STEPS, shown=not json) as bars:
@@ -82,7 +86,10 @@ class _Bars:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         columns = (SpinnerColumn(), TextColumn("{task.description:<10}"), BarColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True)
+        console = Console(stderr=True)
+        self._progress = Progress(
+            *columns, console=console, disable=not (shown and console.is_terminal), transient=True
+        )
         self._steps = steps
         self._task = self._progress.add_task("read", total=len(steps))
 

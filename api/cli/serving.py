@@ -14,7 +14,7 @@ def serve(
     host: Annotated[
         str | None, typer.Option(help="Address to listen on (loopback only: there are no keys yet).")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes any free one.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Server processes.")] = 1,
     learn_at: Annotated[str | None, typer.Option(help="Learn every night at this local time, such as 03:00.")] = None,
     fleet: Annotated[Path | None, typer.Option(help="The fleet file.")] = None,

@@ -1,0 +1,237 @@
+"""Every command: its help, its JSON, what it shows, and one clear sentence for wrong input."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import typer
+
+from api.cli import main as command_line
+from router.registry import history, load, publish
+from telemetry.database import create_engine
+
+NAMES = ["serve", "migrate", "route", "inference", "learn", "failures", "runs", "versions", "show", "diff"]
+NAMES += ["activate", "rollback", "history", "demo", "fleet check"]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, module_url, home, fleet_file):
+    """Run a command in this process, on this worker's database: exit code, standard output, standard error."""
+    for name in [name for name in os.environ if name.startswith("TRIMTAB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TRIMTAB_DATABASE_URL", module_url)
+    monkeypatch.setenv("TRIMTAB_HOME", str(home))
+    monkeypatch.setenv("TRIMTAB_FLEET", str(fleet_file))
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["trimtab", *arguments])
+        capsys.readouterr()
+        try:
+            command_line.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+        out, err = capsys.readouterr()
+        return (code, out, err) if isinstance(code, int) else (1, out, f"{err}{code}\n")
+
+    return run
+
+
+@pytest.fixture
+def read(run):
+    """The JSON that a command prints; nothing else may be on standard output."""
+
+    def read(*arguments):
+        code, out, err = run(*arguments, "--json")
+        assert code in (0, 3, 4), err
+        return json.loads(out)
+
+    return read
+
+
+@pytest.fixture
+def second(module_url):
+    """The number of a version whose first centroid was moved to another place."""
+    engine = create_engine(module_url)
+    with engine.begin() as conn:
+        first = load(conn, 1)
+        vectors = first.centroids.vectors.copy()
+        vectors[0] += 0.1 * np.roll(vectors[0], 1)  # by some six degrees
+        vectors[0] /= np.linalg.norm(vectors[0])
+        moved = replace(first, centroids=replace(first.centroids, vectors=vectors), number=0, fingerprint="")
+        number = publish(conn, moved, actor="a test", reason="a centroid moved", parent=1).number
+    engine.dispose()
+    return number
+
+
+def switches(url):
+    engine = create_engine(url)
+    with engine.connect() as conn:
+        found = history(conn, limit=None)
+    engine.dispose()
+    return [(a.version, a.kind, a.actor, a.reason) for a in found]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_command_has_help_with_an_example(run, name):
+    code, out, _ = run(*name.split(), "--help")
+    assert code == 0
+    assert "Example: " in out
+    assert f"trimtab {name}" in out.partition("Example: ")[2]
+
+
+def test_no_command_is_missing_from_these_tests():
+    group = typer.main.get_command(command_line.app)
+    assert {name for name, one in group.commands.items() if not one.hidden} == {n.split()[0] for n in NAMES}
+
+
+def test_the_command_line_is_there_before_anything_heavy_is_imported():
+    heavy = ["numpy", "sqlalchemy", "pydantic", "fastapi", "faiss", "onnxruntime", "torch", "pandas", "rich.table"]
+    code = f"import sys, api.cli.main; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_route_shows_the_decision_and_why_and_logs_nothing(run, read):
+    code, out, _ = run("route", "why was I charged twice")
+    assert code == 0
+    assert out.startswith("Goes to billing")
+    shown = read("route", "why was I charged twice")
+    assert (shown["route"], shown["segments"][0]["route"], "inference_id" in shown) == ("billing", "billing", False)
+    assert read("route", "why was I charged twice", "--version", "1")["router_version"] == 1
+
+
+def test_versions_are_listed_shown_compared_activated_and_rolled_back(run, read, second, module_url):
+    assert [v["number"] for v in read("versions")][:2] == [second, 1]
+    shown = read("show", str(second))
+    assert (shown["parent"], shown["difference"]["before"]) == (1, 1)
+    assert max(m["degrees"] for m in shown["difference"]["movements"]) > 0.5
+    assert read("diff", "1", str(second))["movements"] == shown["difference"]["movements"]
+    code, out, _ = run("diff", "1", str(second))
+    assert (code, f"Centroids, version 1 → {second}" in out) == (0, True)
+
+    assert read("rollback", "--reason", "went wrong", "--actor", "ann")["version"] == 1
+    assert read("activate", str(second), "--reason", "it was right")["version"] == second
+    assert run("rollback", "--to", "1", "--reason", "no, it was not")[0] == 0
+    newest = switches(module_url)[:3]
+    assert [n[0] for n in newest] == [1, second, 1]
+    assert newest[2] == (1, "rollback", "ann", "went wrong")
+    assert "@" in newest[0][2]
+
+    kept = read("history", "--verify")
+    assert kept["broken_at"] is None
+    assert [a["version"] for a in kept["activations"]][:3] == [1, second, 1]
+    assert "The chain of hashes is whole." in run("history", "--verify")[1]
+
+
+def test_a_decision_can_be_followed_to_its_vote_and_the_failure_mined_from_it(run, read, client):
+    decided = client.post("/v1/route", json={"query": "where is my parcel", "session_id": "s-1"}).json()
+    key, response = decided["inference_id"], f"r-{uuid4()}"
+    outcome = {"inference_id": key, "response_id": response, "output_tokens": 12, "finish_reason": "stop"}
+    assert client.post("/v1/inferences", json=outcome).is_success
+    vote = {"inference_id": key, "value": "down", "correction": "account", "submitter": "bob"}
+    assert client.post("/v1/feedback", json=vote).is_success
+
+    night = read("learn", "--force")
+    assert night["verdict"] in ("published", "held")
+    assert read("runs")[0]["run_id"] == night["run_id"]
+    assert {f["inference_id"] for f in read("failures", "--kind", "correction")} == {key}
+    assert run("failures", "--run", night["run_id"])[0] == 0
+
+    shown = read("inference", key)
+    assert (shown["route"], shown["output_tokens"]) == (decided["route"], 12)
+    assert [f["correction"] for f in shown["feedback"]] == ["account"]
+    assert "correction" in {f["kind"] for f in shown["failures"]}
+    code, out, _ = run("inference", response)  # by another of its ids
+    assert code == 0
+    assert ["where is my parcel" in out, "failure   correction → account" in out] == [True, True]
+
+
+def test_a_night_without_anything_new_ends_with_code_4(run, read):
+    read("learn", "--force")
+    code, out, err = run("learn")
+    assert code == 4, err
+    assert "Nothing came in since the last night." in out
+
+
+def test_a_fleet_is_checked_and_its_first_mistake_told_with_line_and_key(run, read, tmp_path, fleet_file):
+    assert read("fleet", "check", str(fleet_file))["routes"] == ["billing", "delivery", "account", "general"]
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(fleet_file.read_text().replace("model: delivery-slm", "modle: delivery-slm"))
+    code, _, err = run("fleet", "check", str(wrong))
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith(f"trimtab: {wrong}, line 12: 'modle': ")
+
+
+WRONG = [
+    (2, ["nonsense"], "No such command"),
+    (2, ["route"], "Missing argument"),
+    (2, ["route", "  "], "the question is empty"),
+    (1, ["route", "hello", "--version", "999"], "no router version of that number"),
+    (2, ["serve", "--port", "99999"], "less than or equal to 65535"),
+    (2, ["serve", "--host", "192.0.2.1"], "only loopback is served"),
+    (2, ["serve", "--learn-at", "25:00"], "must look like 03:00"),
+    (2, ["serve", "--workers", "0"], "greater than or equal to 1"),
+    (1, ["serve", "--fleet", "nowhere.yaml"], "nowhere.yaml"),
+    (1, ["fleet", "check", "nowhere.yaml"], "nowhere.yaml"),
+    (2, ["learn", "--report", "/"], "is a directory"),
+    (1, ["learn", "--report", "/dev/null/x/report.md"], "/dev/null"),
+    (2, ["versions", "--limit", "0"], "greater than or equal to 1"),
+    (2, ["show", "one"], "valid integer"),
+    (1, ["show", "999"], "no router version of that number"),
+    (1, ["show", "99999999999999999999"], "no router version of that number"),
+    (1, ["diff", "1", "999"], "no router version of that number"),
+    (1, ["activate", "999", "--reason", "why not"], "no router version of that number"),
+    (2, ["activate", "1"], "Missing option '--reason'"),
+    (2, ["activate", "1", "--reason", " "], "the reason is empty"),
+    (1, ["activate", "1", "--reason", "late", "--if-seq", "987654"], "Another activation came first"),
+    (2, ["rollback"], "Missing option '--reason'"),
+    (1, ["rollback", "--to", "999", "--reason", "x"], "no router version of that number"),
+    (1, ["inference", "no-such-id"], "there is no inference 'no-such-id'"),
+    (1, ["inference", str(uuid4())], "there is no inference"),
+    (2, ["failures", "--kind", "grumbling"], "it is one of thumbs_down"),
+    (2, ["failures", "--run", "7"], "it is not the id of a night"),
+    (2, ["demo", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
+]
+
+
+@pytest.mark.parametrize(("code", "arguments", "sentence"), WRONG, ids=[" ".join(w[1]) for w in WRONG])
+def test_wrong_input_is_told_in_one_sentence_and_changes_nothing(run, module_url, code, arguments, sentence):
+    before = switches(module_url)
+    got, out, err = run(*arguments)
+    assert (got, out) == (code, "")
+    assert sentence in err
+    assert "Traceback" not in err
+    assert sum(bool(line) and not line.startswith(("Usage:", "Try ")) for line in err.splitlines()) == 1
+    assert switches(module_url) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("TRIMTAB_DATABASE_URL", "postgresql://me@127.0.0.1:1/none", "The database cannot be reached; start it, or"),
+        ("TRIMTAB_DATABASE_URL", "mysql://me@here/db", "must look like postgresql://"),
+        ("TRIMTAB_PORT", "many", "TRIMTAB_PORT cannot be used"),
+        ("TRIMTAB_STORE_TEXT", "some", "TRIMTAB_STORE_TEXT cannot be used"),
+    ],
+)
+def test_a_wrong_setting_or_a_missing_database_is_told_in_one_line(run, monkeypatch, name, value, sentence):
+    monkeypatch.setenv(name, value)
+    code, out, err = run("versions")
+    assert (code in (1, 2), out, err.count("\n")) == (True, "", 1)
+    assert sentence in err
+
+
+def test_a_database_without_tables_is_told_how_to_get_them_and_migrate_makes_them(run, read, monkeypatch, empty_url):
+    monkeypatch.setenv("TRIMTAB_DATABASE_URL", empty_url)
+    code, _, err = run("versions")
+    assert (code, err) == (1, "trimtab: The database has not this version's tables; run trimtab migrate.\n")
+    assert read("migrate") == read("migrate")
+    assert read("versions") == []
+    code, _, err = run("rollback", "--reason", "too early")
+    assert (code, err.count("\n")) == (1, 1)
