@@ -31,7 +31,7 @@ from telemetry.database import DatabaseUnavailable, create_engine
 from telemetry.embedded_postgres import EmbeddedPostgres, PostgresFailed
 
 _WATCH_SECONDS = 0.3
-_NIGHT_WATCH_SECONDS = 2.0
+_NIGHT_WATCH_SECONDS = 1.0
 _DRAIN_SECONDS = 10
 
 
@@ -75,7 +75,7 @@ def _helpers(opened: OpenDatabase | None, environment: dict[str, str], *, learn_
     elif opened.embedded is not None:
         helpers.append((_keep_database, (opened.embedded, stop)))
     if learn_at is not None:
-        helpers.append((_learn_nightly, (learn_at, environment, stop)))
+        helpers.append((learn_nightly, (learn_at, environment, stop)))
     threads = [threading.Thread(target=work, args=arguments, name=work.__name__) for work, arguments in helpers]
     for thread in threads:
         thread.start()
@@ -209,7 +209,7 @@ def _prepare_later(environment: dict[str, str], stop: threading.Event) -> None:
     engine.dispose()
 
 
-def _learn_nightly(at: time, environment: dict[str, str], stop: threading.Event) -> None:
+def learn_nightly(at: time, environment: dict[str, str], stop: threading.Event) -> None:
     """Run the night in a process of its own; a trigger that was slept through is made up for once."""
     due = next_run(datetime.now(UTC), at)
     while not stop.wait(_NIGHT_WATCH_SECONDS):
