@@ -90,9 +90,13 @@ def test_no_command_is_missing_from_these_tests():
     assert {name for name, one in group.commands.items() if not one.hidden} == {n.split()[0] for n in NAMES}
 
 
-def test_the_command_line_is_there_before_anything_heavy_is_imported():
-    heavy = ["numpy", "sqlalchemy", "pydantic", "fastapi", "faiss", "onnxruntime", "torch", "pandas", "rich.table"]
-    code = f"import sys, api.cli.main; print([m for m in {heavy} if m in sys.modules])"
+LEARNING = ["torch", "pandas", "sklearn", "transformers", "sentence_transformers", "matplotlib", "learner"]
+HEAVY = ["numpy", "sqlalchemy", "pydantic", "fastapi", "faiss", "onnxruntime", "rich.table", *LEARNING]
+
+
+@pytest.mark.parametrize(("module", "unwanted"), [("api.cli.main", HEAVY), ("api.server_process", LEARNING)])
+def test_help_imports_nothing_heavy_and_serving_nothing_that_only_learning_needs(module, unwanted):
+    code = f"import sys, {module}; print([m for m in {unwanted} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -7,6 +7,7 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
@@ -168,13 +169,18 @@ def test_a_rollback_by_command_reaches_two_servers_within_a_second(served_home):
         )
 
 
-def test_rollbacks_reach_two_server_processes_within_a_second_each_of_ten_times(served_home):
-    with serving(served_home) as one, serving(served_home) as other, contextlib.ExitStack() as stack:
-        https = [stack.enter_context(httpx.Client(base_url=s.address, timeout=10)) for s in (one, other)]
+def test_every_worker_of_every_server_follows_an_activation_within_a_second_each_of_ten_times(served_home):
+    with (
+        serving(served_home, "--workers", "2") as one,
+        serving(served_home) as other,
+        contextlib.ExitStack() as stack,
+    ):
+        # Each connection stays with the worker that took it; twelve of them reach both.
+        addresses = [one.address] * 12 + [other.address]
+        https = [stack.enter_context(httpx.Client(base_url=address, timeout=10)) for address in addresses]
         engine = stack.enter_context(database(served_home))
-        numbers = (second_version(engine), 1) * 5
         took = []
-        for number in numbers:
+        for number in (second_version(engine), 1) * 5:
             with engine.begin() as conn:
                 activate(conn, number, kind="publish", actor="a test", reason="to and fro")
             began = time.monotonic()
@@ -182,6 +188,31 @@ def test_rollbacks_reach_two_server_processes_within_a_second_each_of_ten_times(
                 wait_for(lambda http=http, number=number: decided_by(http) == number, seconds=5, every=0.005)
             took.append(time.monotonic() - began)
     assert max(took) < 1
+
+
+def test_a_worker_that_is_killed_is_replaced_and_takes_nothing_acknowledged_along(served_home):
+    with serving(served_home, "--workers", "2") as server:
+        client = Client(server.address)
+        with client.working():
+            client.wait_for_more(50)
+            killed = wait_for(lambda: workers_of(server))[0]
+            os.kill(killed, signal.SIGKILL)
+            wait_for(lambda: len(workers_of(server)) == 2 and killed not in workers_of(server))
+            client.wait_for_more(50)
+        assert missing(served_home, client.acknowledged) == []
+    assert set(client.statuses["log"]) <= {201, 0}
+
+
+def workers_of(server):
+    """Pids of the worker processes; multiprocessing's own helper is none."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = status.read_text().rpartition(")")[2].split()[:2]
+            command = (status.parent / "cmdline").read_bytes()
+            if int(parent) == server.process.pid and state != "Z" and b"spawn_main" in command:
+                found.append(int(status.parent.name))
+    return found
 
 
 def test_a_port_that_is_taken_is_told_before_anything_is_started(served_home):
