@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from learner.evaluation import Difference, Evaluation
+from learner.comparison import Difference
+from learner.evaluation import Evaluation
 from learner.settings import LearnerSettings
 
 Verdict = Literal["published", "held"]

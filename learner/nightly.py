@@ -9,9 +9,9 @@ from uuid import UUID
 from sqlalchemy import Engine
 
 from learner import lease, runs
-from learner.correctness import estimate_correctness
-from learner.evaluation import Evaluation, compare_on_log, evaluate
-from learner.evidence import gather_evidence
+from learner.comparison import compare_on_log
+from learner.evaluation import Evaluation, evaluate
+from learner.evidence import Evidence, gather_evidence
 from learner.follow_ups import find_follow_ups
 from learner.gate import GateDecision, decide_gate
 from learner.learn import LearnedCentroids, learn_centroids
@@ -29,7 +29,7 @@ from router.version import RouterVersion
 from telemetry.feedback import resolve_waiting
 from telemetry.ids import new_id
 
-STEPS = ("read", "estimate", "mine", "shift", "split", "evaluate", "gate", "publish")
+STEPS = ("read", "estimate", "mine", "split", "shift", "evaluate", "gate", "publish")
 Progress = Callable[[str], None]
 
 
@@ -126,21 +126,11 @@ def _night(work: _Work, *, actor: str, force: bool, until: datetime | None) -> N
     work.step("estimate")
     follow_ups = find_follow_ups(window, similarity=settings.reask_similarity, minutes=settings.follow_up_minutes)
     evidence = gather_evidence(window, follow_ups, routes=incumbent.parameters.routes)
-    learned = learn_centroids(window, incumbent, encoder=encoder, settings=settings, seed=settings.seed)
+    bold = beyond_trust_region(settings)
+    learned = learn_centroids(window, incumbent, encoder=encoder, settings=bold, seed=settings.seed)
 
     work.step("mine")
     failures = mine(window, follow_ups, learned.estimates, settings)
-
-    work.step("shift")
-    parameters = observe_costs(window.units, learned.parameters)
-    candidate = replace(
-        incumbent,
-        centroids=learned.centroids,
-        parameters=parameters,
-        training={"watermark": window.watermark.isoformat(), "parent": str(incumbent.number), **_kept(settings)},
-        number=0,
-        fingerprint="",
-    )
 
     work.step("split")
     splitter = retrain_splitter(
@@ -151,29 +141,77 @@ def _night(work: _Work, *, actor: str, force: bool, until: datetime | None) -> N
         incumbent=incumbent.splitter,
         encoder=encoder,
         settings=settings,
+        seed=settings.seed + incumbent.number,
     )
-    candidate = replace(candidate, splitter=splitter.arrays)
+    training = {"watermark": window.watermark.isoformat(), "parent": str(incumbent.number), **_kept(settings)}
+    base = replace(incumbent, splitter=splitter.arrays, training=training, number=0, fingerprint="")
 
+    work.step("shift")
+    trial = _try(work, window, evidence, incumbent, base, splitter, limits=bold)
+
+    work.step("gate")
+    if not trial.proven:  # a change that is not proven to be better must be a small one
+        trial = _try(work, window, evidence, incumbent, base, splitter, limits=settings)
+
+    work.step("publish")
+    return _conclude(work, window, incumbent, trial, failures, splitter, actor=actor)
+
+
+def beyond_trust_region(settings: LearnerSettings) -> LearnerSettings:
+    """Return the settings without the limits on how many queries change route in a night."""
+    return replace(settings, most_churn=1.0, most_route_churn=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A candidate and what the gate says of it."""
+
+    candidate: RouterVersion
+    learned: LearnedCentroids
+    evaluation: Evaluation
+    gate: GateDecision
+
+    @property
+    def proven(self) -> bool:
+        """Whether it passes and is better even at the lower bound."""
+        return self.gate.verdict == "published" and self.evaluation.overall.low > 0
+
+
+def _try(
+    work: _Work,
+    window: Window,
+    evidence: Evidence,
+    incumbent: RouterVersion,
+    base: RouterVersion,
+    splitter: NightSplitter,
+    *,
+    limits: LearnerSettings,
+) -> _Trial:
+    """Shift the centroids within ``limits``, compare on what the candidate never saw, and ask the gate."""
+    encoder, seed = work.encoder, work.settings.seed
+
+    def learn(part: Window) -> tuple[RouterVersion, LearnedCentroids]:
+        found = learn_centroids(part, incumbent, encoder=encoder, settings=limits, seed=seed)
+        parameters = observe_costs(window.units, found.parameters)
+        return replace(base, centroids=found.centroids, parameters=parameters), found
+
+    candidate, learned = learn(window)
     work.step("evaluate")
-    correctness = estimate_correctness(evidence, learned.estimates, units=len(window.units))
-
-    def learn(part: Window) -> RouterVersion:
-        found = learn_centroids(part, incumbent, encoder=encoder, settings=settings, seed=settings.seed)
-        return replace(candidate, centroids=found.centroids, parameters=found.parameters)
-
-    comparison = compare_on_log(window, incumbent, correctness, learn=learn, settings=settings)
+    comparison = compare_on_log(
+        window,
+        evidence,
+        incumbent,
+        learned.estimates,
+        learn=lambda part: learn(part)[0],
+        settings=work.settings,
+    )
     seeds = embed_seeds(incumbent.fleet, encoder=encoder)
     evaluation = replace(
-        evaluate(window, incumbent, candidate, comparison, examples=(seeds.X, seeds.route), settings=settings),
+        evaluate(window, incumbent, candidate, comparison, examples=(seeds.X, seeds.route), settings=work.settings),
         splitter_f1=splitter.f1,
         splitter_f1_before=splitter.f1_before,
     )
-
-    work.step("gate")
-    gate = decide_gate(evaluation, settings)
-
-    work.step("publish")
-    return _conclude(work, window, incumbent, candidate, learned, failures, splitter, evaluation, gate, actor=actor)
+    return _Trial(candidate, learned, evaluation, decide_gate(evaluation, work.settings))
 
 
 def _kept(settings: LearnerSettings) -> dict[str, str]:
@@ -214,24 +252,30 @@ def _conclude(
     work: _Work,
     window: Window,
     incumbent: RouterVersion,
-    candidate: RouterVersion,
-    learned: LearnedCentroids,
+    trial: _Trial,
     failures: list[MinedFailure],
     splitter: NightSplitter,
-    evaluation: Evaluation,
-    gate: GateDecision,
     *,
     actor: str,
 ) -> NightResult:
     """Publish or hold, and write everything down, in one transaction."""
+    gate = trial.gate
     report = build_report(
-        window, incumbent, candidate, learned, failures, splitter, evaluation, gate, settings=work.settings
+        window,
+        incumbent,
+        trial.candidate,
+        trial.learned,
+        failures,
+        splitter,
+        trial.evaluation,
+        gate,
+        settings=work.settings,
     )
     published = gate.verdict == "published"
     with work.engine.begin() as conn:
         registered = publish(
             conn,
-            candidate,
+            trial.candidate,
             actor=actor,
             reason=report["sentence"],
             parent=incumbent.number,

@@ -64,13 +64,15 @@ class LearnerSettings:
     folds: int = _setting(3, "parts for cross-fitting: each is judged by a candidate that never saw it")
     gate_level: float = _setting(0.9, "confidence of the gate's bounds")
     most_loss_points: float = _setting(1.0, "points of accuracy that a version may lose at worst, at that confidence")
-    least_evidence: float = _setting(30.0, "votes' worth of evidence needed where the versions disagree")
-    least_route_evidence: float = _setting(30.0, "votes' worth of evidence from which a route is tested by itself")
+    tilt_spread: float = _setting(2.0, "log odds by which the belief may be wrong where the versions disagree")
+    recent_questions: int = _setting(1000, "the evaluation's half-life is never less than the age of so many questions")
+    least_evidence: float = _setting(15.0, "votes' worth of evidence needed where the versions disagree")
+    least_route_evidence: float = _setting(15.0, "votes' worth of evidence from which a route is tested by itself")
     most_route_loss_points: float = _setting(5.0, "points that one route may lose before the whole version is held")
     most_dearer: float = _setting(0.05, "share by which expected cost or latency may rise")
     largest_share: float = _setting(0.8, "share of the queries that one route may get")
     evidence_half_life_days: float = _setting(3.0, "days after which evidence counts half in the evaluation")
-    splitter_examples: int = _setting(1500, "questions put together each night to train the splitter")
+    splitter_examples: int = _setting(600, "questions put together each night to train the splitter; 0: leave it")
     seed: int = _setting(0, "of everything random in a night; the same seed gives the same version")
 
     @classmethod

@@ -38,25 +38,30 @@ def retrain_splitter(
     incumbent: Mapping[str, Array],
     encoder: Any,
     settings: LearnerSettings,
+    seed: int,
 ) -> NightSplitter:
     """Train on questions of different routes put together, and on mined missed and unneeded splits.
 
-    Questions are parted before they are put together: what is held out shares no question with what trains.
+    Questions are parted before they are put together: what is held out shares no question with what trains. Another
+    ``seed`` each night joins them in other ways, and what yesterday's splitter knows is where training starts.
     """
+    kept = NightSplitter(arrays=incumbent, f1=None, f1_before=None, examples=0)
+    if settings.splitter_examples == 0:
+        return kept
     questions = routed_questions(window, estimates, fleet=fleet)
     train, held = part_questions(questions)
     if sum(map(len, train.values())) < _FEWEST_QUESTIONS or sum(bool(q) for q in train.values()) < 2:
-        return NightSplitter(arrays=incumbent, f1=None, f1_before=None, examples=0)
+        return kept
     distinct = sum(map(len, train.values()))
     count = min(settings.splitter_examples, 5 * distinct)
-    examples = concatenations(train, count=count, seed=settings.seed)
+    examples = concatenations(train, count=count, seed=seed)
     examples += mined_examples(window, failures)
-    arrays = train_splitter(examples, encoder=encoder, seed=settings.seed, warm_start=incumbent or None)
-    judged = concatenations(held, count=max(50, count // 6), seed=settings.seed + 1)
+    arrays = train_splitter(examples, encoder=encoder, seed=seed, warm_start=incumbent or None)
+    judged = concatenations(held, count=max(50, count // 6), seed=settings.seed + 1_000)
     f1 = score_splitter(arrays, judged, encoder=encoder).f1
     before = score_splitter(incumbent, judged, encoder=encoder).f1 if incumbent else 0.0
-    kept = arrays if f1 >= before else incumbent
-    return NightSplitter(arrays=kept, f1=max(f1, before), f1_before=before, examples=len(examples))
+    better = arrays if f1 >= before else incumbent
+    return NightSplitter(arrays=better, f1=max(f1, before), f1_before=before, examples=len(examples))
 
 
 def routed_questions(window: Window, estimates: Estimates, *, fleet: Fleet) -> dict[str, list[str]]:

@@ -23,7 +23,7 @@ EPOCHS = 6
 BATCH = 32
 LEARNING_RATE = 2e-3
 RARE_WEIGHT = 2.0
-DROPOUT = 0.1
+DROPOUT = 0.25
 
 
 class HiddenEncoder(Protocol):

@@ -1,0 +1,208 @@
+"""Candidate against incumbent on what was logged, cross-fitted: how much better, and how sure."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from learner.estimates import Estimates, Rates, log_likelihood
+from learner.estimators import Floats, weighted_mean
+from learner.evidence import Evidence, capped_weights
+from learner.settings import LearnerSettings
+from learner.targeted import Disagreement, draw_gains, fit_tilt, gains
+from learner.window import Window
+from router.decide import Choices, Router, decide_many
+from router.version import RouterVersion
+
+Learn = Callable[[Window], RouterVersion]
+# No route is ever taken for impossible: what is said must be able to contradict the belief.
+_LEAST_BELIEF = 0.01
+# A plain vote on a route that is right as often as not, with s = .8 and u = .15, moves the log odds by so much.
+_VOTE = 1.6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Candidate minus incumbent, in points of accuracy (100 x probability) over all traffic.
+
+    ``evidence`` is how many votes the disagreement carries (re-asks count as parts of a vote), ``disagreement`` the
+    share of questions that would go elsewhere, ``low`` and ``high`` one-sided 90 % bounds, ``n`` how many there were.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+    disagreement: float
+    evidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What is known of Q questions over R routes.
+
+    ``before`` and ``after`` (Q,) are the routes that incumbent and candidate choose; ``belief`` (Q, R) is p(d|x) from a
+    learner that saw neither the question nor its session; ``said`` (Q, R) the log likelihood of what was said about it;
+    ``weight`` (Q,) how much it counts, less with age; ``worth`` (Q,) of how many votes that is; ``session`` (Q,).
+    """
+
+    before: npt.NDArray[np.int64]
+    after: npt.NDArray[np.int64]
+    belief: Floats
+    said: Floats
+    weight: Floats
+    worth: Floats
+    session: npt.NDArray[np.int64]
+
+
+def compare_on_log(
+    window: Window,
+    evidence: Evidence,
+    incumbent: RouterVersion,
+    estimates: Estimates,
+    *,
+    learn: Learn,
+    settings: LearnerSettings,
+    candidate: RouterVersion | None = None,
+) -> Comparison:
+    """Compare by folds of sessions: each question is judged by what was learned without it (Chernozhukov et al. 2018).
+
+    Args:
+        window: what was logged.
+        evidence: what was said, from ``gather_evidence`` on this window.
+        incumbent: serves now.
+        estimates: rates behind votes and re-asks.
+        learn: makes a version of a part of the window; it stands for the candidate where that saw the question.
+        settings: folds, half-life, floors.
+        candidate: one that is independent of this window, judged itself; None: ``learn``'s of each fold.
+    """
+    first = evidence.first_unit
+    before = _choices(incumbent, window).route
+    after = np.zeros(len(before), np.int64) if candidate is None else _choices(candidate, window).route
+    belief = np.zeros((len(before), len(incumbent.parameters.routes)))
+    fold = session_folds(window, folds=settings.folds)
+    for k in np.unique(fold):
+        learned = _choices(learn(part_of(window, fold != k)), part_of(window, fold == k))
+        belief[fold == k] = learned.probabilities
+        if candidate is None:
+            after[fold == k] = learned.route
+    said = _said(evidence, estimates, settings=settings)
+    weight = _recency(window, settings)[first]
+    return Comparison(
+        before=before[first],
+        after=after[first],
+        belief=(1 - _LEAST_BELIEF * belief.shape[1]) * belief[first] + _LEAST_BELIEF,
+        said=said,
+        weight=weight,
+        worth=weight * np.minimum((said.max(axis=1) - said.min(axis=1)) / _VOTE, 2.0),
+        session=_sessions(window)[first],
+    )
+
+
+def difference(comparison: Comparison, *, rows: npt.NDArray[np.bool_], settings: LearnerSettings) -> Difference:
+    """Estimate candidate minus incumbent over the questions in ``rows``, in points.
+
+    Bounds come from draws of the tilt and from the chance that other questions had been asked (sessions as clusters).
+    """
+    apart = rows & (comparison.before != comparison.after)
+    n, total = int(rows.sum()), float(comparison.weight[rows].sum())
+    if not apart.any() or total <= 0:
+        return Difference(estimate=0.0, low=0.0, high=0.0, n=n, disagreement=0.0, evidence=0.0)
+    share = float(comparison.weight[apart].sum()) / total
+    d = _disagreement(comparison, apart)
+    tilt = fit_tilt(d, spread=settings.tilt_spread)
+    gain = np.zeros(len(rows))
+    gain[apart] = gains(d, tilt.value)
+    noise = np.random.default_rng(settings.seed).normal(size=500) * _sampling_error(comparison, gain, rows)
+    drawn = 100 * (share * draw_gains(d, tilt, seed=settings.seed) + noise)
+    low, high = np.quantile(drawn, [1 - settings.gate_level, settings.gate_level])
+    return Difference(
+        estimate=100 * share * weighted_mean(gain[apart], d.weight),
+        low=float(low),
+        high=float(high),
+        n=n,
+        disagreement=share,
+        evidence=float(comparison.worth[apart].sum()),
+    )
+
+
+def session_folds(window: Window, *, folds: int) -> npt.NDArray[np.int64]:
+    """Number each unit's fold by a hash of its session, so that what belongs together is never parted."""
+    return np.array([int.from_bytes(_hash(s), "big") % folds for s in _session_names(window)], dtype=np.int64)
+
+
+def part_of(window: Window, keep: npt.NDArray[np.bool_]) -> Window:
+    """Return the window with the units in ``keep`` and the votes on them."""
+    units = window.units[keep].reset_index(drop=True)
+    votes = window.votes[window.votes["inference_id"].isin(units["inference_id"])].reset_index(drop=True)
+    return replace(window, units=units, embeddings=window.embeddings[keep], votes=votes)
+
+
+def _disagreement(comparison: Comparison, apart: npt.NDArray[np.bool_]) -> Disagreement:
+    """The three cases (old, new, neither is right) of the questions in ``apart``."""
+    at = np.arange(int(apart.sum()))
+    h, g, belief = comparison.before[apart], comparison.after[apart], comparison.belief[apart]
+    likely = np.exp(comparison.said[apart] - comparison.said[apart].max(axis=1, keepdims=True))
+    other = np.maximum(1.0 - belief[at, h] - belief[at, g], 1e-9)
+    joint = belief * likely
+    rest = np.maximum(joint.sum(axis=1) - joint[at, h] - joint[at, g], 0.0) / other
+    return Disagreement(
+        belief=np.stack([belief[at, h], belief[at, g], other], axis=1),
+        said=np.stack([likely[at, h], likely[at, g], rest], axis=1),
+        weight=comparison.weight[apart],
+        session=np.unique(comparison.session[apart], return_inverse=True)[1].astype(np.int64),
+    )
+
+
+def _sampling_error(comparison: Comparison, gain: Floats, rows: npt.NDArray[np.bool_]) -> float:
+    """Standard error of the weighted mean gain over ``rows``, sessions as clusters."""
+    weight = comparison.weight * rows
+    residual = weight * (gain - weighted_mean(gain, weight))
+    per_session = np.bincount(comparison.session, weights=residual)
+    return float(np.sqrt(np.sum(per_session**2)) / weight.sum())
+
+
+def _said(evidence: Evidence, estimates: Estimates, *, settings: LearnerSettings) -> Floats:
+    """Log likelihood of what was said about each question, (Q, R); users count as capped and as reliable as found."""
+    votes = evidence.votes
+    rates = Rates(
+        success=np.array(estimates.success, dtype=np.float64),
+        wrong_success=estimates.wrong_route_success,
+        reask_right=np.array(estimates.reask_when_right, dtype=np.float64),
+        reask_wrong=estimates.reask_when_wrong,
+        reliability=np.array([estimates.reliability.get(user, 1.0) for user in votes.users], dtype=np.float64),
+    )
+    weight = capped_weights(
+        votes, nearest=votes.question, night=np.zeros_like(votes.question), cap=settings.votes_per_user
+    )
+    shape = (len(evidence.first_unit), len(estimates.routes))
+    return log_likelihood(evidence, weight, rates, settings=settings, shape=shape).astype(np.float64)
+
+
+def _choices(version: RouterVersion, window: Window) -> Choices:
+    texts = window.units["text"]
+    named = None if texts.isna().any() else texts.tolist()
+    return decide_many(Router(version), window.embeddings, texts=named, explore=False)
+
+
+def _recency(window: Window, settings: LearnerSettings) -> Floats:
+    """Halves with age; where little is asked, more slowly, so that the newest ``recent_questions`` count."""
+    age = np.maximum((window.watermark - window.units["occurred_at"]).dt.total_seconds().to_numpy() / 86_400, 0)
+    nth = min(len(age), int(settings.recent_questions)) - 1
+    half_life = max(settings.evidence_half_life_days, float(np.partition(age, nth)[nth]) if nth >= 0 else 0.0)
+    return np.asarray(0.5 ** (age / half_life), dtype=np.float64)
+
+
+def _session_names(window: Window) -> list[str]:
+    names = window.units["session_id"].where(window.units["session_id"].notna(), window.units["inference_id"])
+    return [str(name) for name in names]
+
+
+def _sessions(window: Window) -> npt.NDArray[np.int64]:
+    return np.unique(np.array(_session_names(window), dtype=str), return_inverse=True)[1].astype(np.int64)
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8]
