@@ -3,6 +3,7 @@
 import contextlib
 import getpass
 import json
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -37,7 +38,11 @@ def database(settings: "Settings | None" = None, *, upgrade: bool = False) -> It
 
 def actor_name(given: str | None) -> str:
     """Return who acts: as given, else user@host."""
-    return given or f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run us as a number without a name
+        user = str(os.getuid())
+    return given or f"{user}@{socket.gethostname()}"
 
 
 def print_json(value: object) -> None:
