@@ -197,7 +197,7 @@ WRONG = [
     (2, ["rollback"], "Missing option '--reason'"),
     (1, ["rollback", "--to", "999", "--reason", "x"], "no router version of that number"),
     (1, ["inference", "no-such-id"], "there is no inference 'no-such-id'"),
-    (1, ["inference", str(uuid4())], "there is no inference"),
+    (1, ["inference", "01936f5e-7a3c-7d2e-8f10-3b8f0c9d1e2f"], "there is no inference"),
     (2, ["failures", "--kind", "grumbling"], "it is one of thumbs_down"),
     (2, ["failures", "--run", "7"], "it is not the id of a night"),
     (2, ["demo", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
