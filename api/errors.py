@@ -4,6 +4,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from sqlalchemy.exc import InterfaceError, OperationalError
@@ -64,10 +65,10 @@ def problem(status: int, code: str, detail: str, *, errors: list[dict[str, Any]]
     return JSONResponse(body, status_code=status, media_type=PROBLEM, headers=headers)
 
 
-def validation_errors(error: ValidationError) -> list[dict[str, str]]:
+def validation_errors(error: ValidationError | RequestValidationError) -> list[dict[str, str]]:
     """Return where and why, without what was sent: not even the name of an unknown key."""
     found = []
-    for entry in error.errors(include_url=False, include_input=False, include_context=False)[:20]:
+    for entry in error.errors()[:20]:
         parts = [str(part) for part in entry["loc"]]
         if entry["type"] == "extra_forbidden" and parts:
             parts[-1] = "(unknown key)"
@@ -86,6 +87,7 @@ def add_error_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, _domain_error)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(ValidationError, _invalid)
+    app.add_exception_handler(RequestValidationError, _invalid)  # of a path or a query string
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -102,7 +104,7 @@ async def _api_error(_request: Request, error: Exception) -> Response:
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, ValidationError)  # noqa: S101  # registered for this class
+    assert isinstance(error, ValidationError | RequestValidationError)  # noqa: S101  # registered for these
     detail = "The request is not valid; see errors for where and why."
     return problem(422, "invalid_request", detail, errors=validation_errors(error))
 

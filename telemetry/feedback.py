@@ -79,7 +79,9 @@ def _revise(conn: Connection, item: Feedback) -> StoreResult:
             id=item.feedback_id, status="duplicate", resolution=target[1], revision=int(last["revision"])
         )
     revision = int(last["revision"]) + 1
-    kept = ("target_kind", "target_value") + (("segment_index",) if item.segment_index is None else ())
+    # Whose judgement it is stays as first told: a vote does not leave its user's cap by being revised.
+    kept = ["target_kind", "target_value", "name", "annotator_kind", "submitter", "principal"]
+    kept += ["segment_index"] if item.segment_index is None else []
     row = _row(item, target) | {name: last[name] for name in kept} | {"revision": revision}
     conn.execute(*_insert([row]))
     return StoreResult(id=item.feedback_id, status="stored", resolution=target[1], revision=revision)

@@ -2,6 +2,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import httpx
+import pytest
 from sqlalchemy import Engine
 
 from router.registry import load, publish
@@ -69,3 +70,11 @@ def test_health_readiness_metrics_and_openapi_answer(client: httpx.Client) -> No
         assert content["example"], path
         name = content["schema"]["$ref"].rsplit("/", 1)[1]
         assert name in document["components"]["schemas"]
+
+
+@pytest.mark.parametrize("path", ["/v1/router/active?at=2020-01-99", "/v1/router/versions/seven-99", "/v1/feedback/99"])
+def test_a_wrong_path_or_query_string_is_told_in_the_one_shape_without_an_echo(client: httpx.Client, path: str) -> None:
+    answer = client.get(path)
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+    assert answer.json()["errors"][0]["problem"]
+    assert "99" not in answer.text

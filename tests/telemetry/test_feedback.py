@@ -48,6 +48,16 @@ def test_a_vote_is_revised_and_withdrawn_by_new_revisions(connection: Connection
     ]
 
 
+def test_a_revised_vote_stays_its_users(connection: Connection) -> None:
+    item = vote("r", submitter="a hash", annotator_kind="LLM")
+    revision = Feedback(
+        feedback_id=item.feedback_id, op="revise", value="down", target_kind="response_id", target_value=""
+    )
+    statuses(connection, item, revision)
+    newest = read_feedback(connection, item.feedback_id)[-1]
+    assert (newest["value"], newest["submitter"], newest["annotator_kind"]) == ("down", "a hash", "LLM")
+
+
 def test_revising_what_is_not_there_is_missing_and_changes_nothing(connection: Connection) -> None:
     assert statuses(connection, vote("r", op="revise")) == ["missing"]
     assert list_feedback(connection) == []
