@@ -77,7 +77,7 @@ class BenchmarkReport:
         columns = list(metrics or dict.fromkeys(metric for row in self.rows for metric in row.metrics))
         table = Table(title=self.benchmark)
         for heading in (*(["repeat"] if by_repeat else []), "name", *columns):
-            table.add_column(heading, justify="left" if heading in ("repeat", "name") else "right")
+            table.add_column(heading.replace("_", " "), justify="left" if heading in ("repeat", "name") else "right")
         if by_repeat:
             for row in self.rows:
                 cells = [_number(row.metrics[metric]) if metric in row.metrics else "" for metric in columns]
@@ -85,7 +85,7 @@ class BenchmarkReport:
         else:
             for name, found in self.summary.items():
                 table.add_row(name, *[_spread(found[metric]) if metric in found else "" for metric in columns])
-        Console(width=max(100, 16 * (len(columns) + 2))).print(table)
+        Console(width=max(100, 12 * len(columns) + 50)).print(table)
 
 
 def describe_machine() -> dict[str, object]:

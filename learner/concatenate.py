@@ -9,10 +9,10 @@ import numpy as np
 
 T = TypeVar("T")
 
-# What people say between two requests, by family; a benchmark leaves families out and tests on them.
+# What people say between two requests, by family, common ones first; a benchmark leaves families out to test on them.
 CONNECTORS: Mapping[str, tuple[str, ...]] = {
     "mark": (". ", "? ", ", ", " , ", "; ", " ; ", "! ", " - ", " / ", " | ", "... ", "\n", ": "),
-    "and": ("and", "and please", "and i also want to", "but", "and now", "and could you maybe"),
+    "and": ("and", "and", "and", "and please", "and now", "but"),
     "also": ("also", "and also", "also please", "as well as", "plus", "along with", "together with", "too, and"),
     "then": ("then", "and then", "after that", "next", "and next", "afterwards", "once that is done", "when done"),
     "aside": ("by the way", "btw", "oh and", "oh", "ah and", "and hey", "hey", "so", "well", "um", "ok and", "ok"),
@@ -41,7 +41,8 @@ _LOOSE_WORDS = re.findall(
     "story side next door similarly likewise equally kindly talk sure yes no never mind the a an ",
 )
 _SHARE_ALONE, _SHARE_OF_THREE = 0.3, 0.3
-_SHARE_BARE, _SHARE_LOOSE, _SHARE_DOUBLED = 0.25, 0.35, 0.2
+_SHARE_BARE, _SHARE_LOOSE, _SHARE_COMMON, _SHARE_DOUBLED = 0.25, 0.25, 0.25, 0.2
+_COMMON_FAMILIES = 4
 _SHARE_ODD_NAME, _SHARE_FALSE_CONNECTOR = 0.15, 0.15
 
 
@@ -142,7 +143,8 @@ def _connector(rng: np.random.Generator, stock: _Stock) -> str:
         source = stock.words if rng.random() < 0.3 else stock.loose
         words = " ".join(_draw(rng, source) for _ in range(int(rng.integers(1, 5))))
     else:
-        words = _draw(rng, _draw(rng, stock.families))
+        common = draw < _SHARE_BARE + _SHARE_LOOSE + _SHARE_COMMON
+        words = _draw(rng, _draw(rng, stock.families[:_COMMON_FAMILIES] if common else stock.families))
         if words[-1].isspace():
             return words
         if rng.random() < _SHARE_DOUBLED:

@@ -22,6 +22,7 @@ LAYERS = 5
 EPOCHS = 6
 BATCH = 32
 LEARNING_RATE = 2e-3
+LEARNING_RATE_AGAIN = 4e-4  # gentler where there is something to forget
 RARE_WEIGHT = 2.0
 DROPOUT = 0.25
 
@@ -88,10 +89,11 @@ def train_splitter(
     try:
         prepared = [p for p in _prepare(examples, encoder=encoder) if len(p.tokens) > 1]
         generator = torch.Generator().manual_seed(seed)
-        tensors = _first_tensors(prepared[0].hidden.shape[1], generator)
+        tensors, rate = _first_tensors(prepared[0].hidden.shape[1], generator), LEARNING_RATE
         if warm_start and all(n in warm_start and warm_start[n].shape == t.shape for n, t in tensors.items()):
             tensors = {name: torch.from_numpy(warm_start[name].copy()) for name in tensors}
-        _fit(tensors, prepared, generator=generator, seed=seed, progress=progress)
+            rate = LEARNING_RATE_AGAIN
+        _fit(tensors, prepared, generator=generator, seed=seed, rate=rate, progress=progress)
     finally:
         torch.set_num_threads(threads)
     return {name: np.ascontiguousarray(tensor.detach().numpy()) for name, tensor in tensors.items()}
@@ -166,16 +168,17 @@ def _fit(
     *,
     generator: "torch.Generator",
     seed: int,
+    rate: float,
     progress: Progress | None,
 ) -> None:
     """AdamW with one cycle of the learning rate, over batches of queries of like length."""
     import torch
 
     parameters = [tensor.requires_grad_() for tensor in tensors.values()]
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01)
     rng = np.random.default_rng(seed)
     steps = EPOCHS * -(-len(prepared) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=LEARNING_RATE, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps)
     for epoch in range(EPOCHS):
         batches = _batches(prepared, rng)
         for done, batch in enumerate(batches):
