@@ -88,12 +88,13 @@ def compare_on_log(
         belief[fold == k] = learned.probabilities
         if candidate is None:
             after[fold == k] = learned.route
+    least = min(_LEAST_BELIEF, 0.1 / belief.shape[1])
     said = _said(evidence, estimates, settings=settings)
     weight = _recency(window, settings)[first]
     return Comparison(
         before=before[first],
         after=after[first],
-        belief=(1 - _LEAST_BELIEF * belief.shape[1]) * belief[first] + _LEAST_BELIEF,
+        belief=(1 - least * belief.shape[1]) * belief[first] + least,
         said=said,
         weight=weight,
         worth=weight * np.minimum((said.max(axis=1) - said.min(axis=1)) / _VOTE, 2.0),
