@@ -73,7 +73,7 @@ def test_without_a_zone_the_clock_of_the_machine_counts(monkeypatch):
 
 @given(
     zone=st.sampled_from(ZONES).map(ZoneInfo),
-    at=st.times().map(lambda t: t.replace(second=0, microsecond=0)),
+    at=st.times().map(lambda t: t.replace(second=0, microsecond=0, fold=0)),
     start=st.dates(date(2024, 1, 1), date(2029, 1, 1)),
 )
 def test_every_local_date_has_exactly_one_night(zone, at, start):
