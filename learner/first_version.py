@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from learner.concatenate import concatenations
 from learner.seeds import Embedder, Seeds, embed_seeds, seed_posterior

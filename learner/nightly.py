@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -18,12 +18,12 @@ from learner.learn import LearnedCentroids, learn_centroids
 from learner.mining import MinedFailure, mine
 from learner.report import build_report
 from learner.runs import Heartbeat
-from learner.seeds import embed_seeds
+from learner.seeds import Embedder, embed_seeds
 from learner.settings import LearnerSettings
 from learner.spikes import observe_costs
 from learner.splitter_night import NightSplitter, retrain_splitter
+from learner.splitter_training import HiddenEncoder
 from learner.window import Window, embed_missing, read_window, watermark
-from router.encoder import Encoder
 from router.registry import LeaseLost, active, load, publish
 from router.version import RouterVersion
 from telemetry.feedback import resolve_waiting
@@ -31,6 +31,10 @@ from telemetry.ids import new_id
 
 STEPS = ("read", "estimate", "mine", "split", "shift", "evaluate", "gate", "publish")
 Progress = Callable[[str], None]
+
+
+class NightEncoder(Embedder, HiddenEncoder, Protocol):
+    """What a night needs of an encoder: embeddings, and hidden states for the splitter."""
 
 
 class NothingServes(Exception):
@@ -52,7 +56,7 @@ class _Work:
     """What every step needs."""
 
     engine: Engine
-    encoder: Encoder
+    encoder: NightEncoder
     settings: LearnerSettings
     run_id: UUID
     token: int
@@ -71,7 +75,7 @@ class _Work:
 def run_night(
     engine: Engine,
     *,
-    encoder: Encoder,
+    encoder: NightEncoder,
     settings: LearnerSettings,
     actor: str,
     progress: Progress = lambda _: None,

@@ -43,10 +43,12 @@ from feedback
 where inference_id is not null and received_at <= :watermark
 order by feedback_id, revision desc
 """)
-# A row that is being written now gets a later time than its transaction's start, so none can slip in behind this.
+# A row that is being written now has a later time than its transaction's start (or, before the transaction has got its
+# number, than its statement's), so none can slip in behind this.
 _WATERMARK = text("""
-select least(clock_timestamp(), min(xact_start)) from pg_stat_activity
-where datname = current_database() and backend_xid is not null and pid <> pg_backend_pid()
+select least(clock_timestamp(), min(case when backend_xid is null then query_start else xact_start end))
+from pg_stat_activity
+where datname = current_database() and (backend_xid is not null or state = 'active') and pid <> pg_backend_pid()
 """)
 _WITHOUT_EMBEDDING = text("""
 select p.inference_id, p.query from inference_payload p

@@ -1,0 +1,141 @@
+"""The world of ``benchmarks.feedback_loop``: whose questions come, what they are about, how that changes."""
+
+import gzip
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from router.encoder import Encoding
+
+Ints = npt.NDArray[np.int64]
+Array = npt.NDArray[np.float32]
+
+
+class TextEncoder(Protocol):
+    """What embeds: the real encoder."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the encoder."""
+
+    def embed(self, texts: Sequence[str]) -> Array:
+        """Embeddings (n, D)."""
+
+
+class KnownEmbeddings:
+    """An encoder that embeds each text of a file once, ahead; a repeat of the benchmark only looks them up."""
+
+    def __init__(self, texts: Sequence[str], embeddings: Array, *, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+        self.dimension = int(embeddings.shape[1])
+        self._embeddings = embeddings
+        self._row = {text: row for row, text in enumerate(texts)}
+
+    def embed(self, texts: Sequence[str]) -> Array:
+        """Embeddings (n, D) of known texts."""
+        return self._embeddings[[self._row[text] for text in texts]]
+
+    def encode(self, texts: Sequence[str], *, hidden: bool = False) -> list[Encoding]:
+        """Encodings without hidden states: the questions here are single ones and are not split."""
+        del hidden
+        return [Encoding(embedding=row) for row in self.embed(texts)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """All rows of a file: texts, embeddings (n, D), ``label`` (n,) positions in ``routes`` (-1: out of scope), intents.
+
+    ``stream`` are the rows that users may ask, ``score`` those that accuracy is measured on, ``alien`` out-of-scope
+    rows of the same split.
+    """
+
+    texts: tuple[str, ...]
+    X: Array
+    routes: tuple[str, ...]
+    label: Ints
+    intent: npt.NDArray[np.str_]
+    stream: Ints
+    score: Ints
+    alien: Ints
+
+
+def read_world(path: Path, *, label: str, split: str, encoder: TextEncoder, kept: Path | None = None) -> World:
+    """Read rows ``{text, LABEL, intent?, split, oos?}`` and embed them; ``kept`` is a file of embeddings to reuse."""
+    data = path.read_bytes()
+    lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode().splitlines()
+    rows = [row for row in map(json.loads, lines) if row.get("request", True)]
+    names = {"val": ("val", "dev", "validation"), "test": ("test",), "train": ("train",)}
+    alien = np.array([bool(row.get("oos")) for row in rows])
+    part = np.array([str(row["split"]) for row in rows])
+    routes = tuple(
+        sorted({str(r[label]) for r, out in zip(rows, alien, strict=True) if not out and r["split"] == "train"})
+    )
+    position = {route: i for i, route in enumerate(routes)}
+    known = np.array([-1 if out else position.get(str(r[label]), -1) for r, out in zip(rows, alien, strict=True)])
+    scored = np.isin(part, names[split])
+    return World(
+        texts=tuple(str(row["text"]) for row in rows),
+        X=_embedded([str(row["text"]) for row in rows], encoder=encoder, kept=kept),
+        routes=routes,
+        label=known,
+        intent=np.array([str(row.get("intent", row[label])) for row in rows]),
+        stream=np.flatnonzero((part == "train") & (known >= 0)),
+        score=np.flatnonzero(scored & (known >= 0)),
+        alien=np.flatnonzero(scored & alien),
+    )
+
+
+def _embedded(texts: Sequence[str], *, encoder: TextEncoder, kept: Path | None) -> Array:
+    if kept is not None and kept.exists():
+        found: Array = np.load(kept)
+        if len(found) == len(texts):
+            return found
+    X = encoder.embed(texts)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        np.save(kept, X)
+    return X
+
+
+def draw_examples(world: World, *, count: int, rng: np.random.Generator) -> dict[str, Ints]:
+    """Choose ``count`` rows of the stream for each route: what the operator wrote into the fleet."""
+    return {
+        route: rng.choice(own, size=min(count, len(own)), replace=False)
+        for i, route in enumerate(world.routes)
+        for own in [world.stream[world.label[world.stream] == i]]
+    }
+
+
+def draw_stream(
+    world: World, *, nights: int, per_night: int, zipf: float, without: Ints, rng: np.random.Generator
+) -> Ints:
+    """Choose the questions of all nights in order, (nights, per_night) rows of the file.
+
+    Each row comes once before any comes again; with ``zipf`` > 0 intents come with probability 1/rank^zipf instead,
+    in a random ranking.
+    """
+    pool = np.setdiff1d(world.stream, without)
+    total = nights * per_night
+    if zipf <= 0:
+        rounds = [rng.permutation(pool) for _ in range(-(-total // len(pool)))]
+        return np.concatenate(rounds)[:total].reshape(nights, per_night)
+    names, intent = np.unique(world.intent[pool], return_inverse=True)
+    rank = rng.permutation(len(names)) + 1
+    chance = (1.0 / rank**zipf)[intent] / np.bincount(intent)[intent]
+    return rng.choice(pool, size=total, p=chance / chance.sum()).reshape(nights, per_night)
+
+
+def drifted(world: World, *, intents: int, rng: np.random.Generator) -> World:
+    """The world in which so many intents belong to another route than before."""
+    names = np.unique(world.intent[world.stream])
+    label = world.label.copy()
+    for name in rng.choice(names, size=min(intents, len(names)), replace=False):
+        rows = (world.intent == name) & (label >= 0)
+        step = int(rng.integers(1, len(world.routes)))
+        label[rows] = (label[rows] + step) % len(world.routes)
+    return replace(world, label=label)
