@@ -67,8 +67,8 @@ class World:
 def read_world(path: Path, *, label: str, split: str, encoder: TextEncoder, kept: Path | None = None) -> World:
     """Read rows ``{text, LABEL, intent?, split, oos?}`` and embed them; ``kept`` is a file of embeddings to reuse."""
     data = path.read_bytes()
-    lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode().splitlines()
-    rows = [row for row in map(json.loads, lines) if row.get("request", True)]
+    lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode().split("\n")
+    rows = [row for row in map(json.loads, filter(str.strip, lines)) if row.get("request", True)]
     names = {"val": ("val", "dev", "validation"), "test": ("test",), "train": ("train",)}
     alien = np.array([bool(row.get("oos")) for row in rows])
     part = np.array([str(row["split"]) for row in rows])

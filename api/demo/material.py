@@ -102,7 +102,7 @@ def _rows(path: Path, *, label: str) -> list[dict[str, Any]]:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-        rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     except FileNotFoundError:
         raise WrongDemoData(f"{path}: there is no such file.") from None
     except (OSError, EOFError, ValueError, zlib.error):
