@@ -15,7 +15,7 @@ Predict = Callable[[Array], Ints]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Log:
-    """What a learner may see: examples ``seed_vectors`` (S, D) and ``seed_route`` (S,), and V votes in the order of time.
+    """What a learner may see: examples ``seed_vectors`` (S, D), ``seed_route`` (S,), and V votes in the order of time.
 
     ``X`` (V, D) are the questions voted on, ``route`` (V,) who answered, ``up`` (V,) the thumb.
     """

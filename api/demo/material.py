@@ -11,9 +11,12 @@ from typing import Any
 
 import yaml
 
+from router.fleet import FleetError, parse_fleet
+
 FOLDER = Path(__file__).parent
 SEEDS_A_ROUTE = 10
 _MOST_TESTS = 1_000
+_LONGEST_TEXT = 2_000
 _JOINTS = (", and ", " and ", ". ", "; also ", " ")
 
 
@@ -68,33 +71,55 @@ def labelled_material(path: Path, *, label: str, seed: int) -> Material:
     """
     rows = _rows(path, label=label)
     dice = random.Random(seed)
-    train = [row for row in rows if row.get("split") == "train" and not row.get("oos")]
-    by_route: dict[str, list[str]] = {}
-    for row in train:
-        by_route.setdefault(str(row[label]), []).append(row["text"])
-    if len(by_route) < 2 or any(len(set(texts)) < SEEDS_A_ROUTE + 1 for texts in by_route.values()):
+    by_route = _by_route(rows, label=label)
+    if len(by_route) < 2 or any(len(texts) <= SEEDS_A_ROUTE for texts in by_route.values()):
         raise WrongDemoData(
-            f"{path}: it needs at least two values of {label!r} with over {SEEDS_A_ROUTE} rows each in split 'train'."
+            f"{path}: it needs at least two values of {label!r} with over {SEEDS_A_ROUTE} questions each in split"
+            " 'train'."
         )
     fallback = _unused("general", by_route)
-    examples, traffic = {}, []
-    for route, texts in sorted(by_route.items()):
-        distinct = sorted(set(texts))
-        dice.shuffle(distinct)
-        examples[route] = distinct[:SEEDS_A_ROUTE]
-        traffic += [_plain(text, route) for text in distinct[SEEDS_A_ROUTE:]]
-    tests = [_plain(r["text"], str(r[label])) for r in rows if r.get("split") == "test" and not r.get("oos")]
-    tests = [q for q in tests if q.routes[0] in by_route]
-    if not tests:
-        raise WrongDemoData(f"{path}: it has no rows of split 'test'.")
-    nobody = [_plain(row["text"], fallback) for row in rows if row.get("oos") and row.get("split") == "test"]
-    chosen = dice.sample(tests, min(_MOST_TESTS, len(tests)))
-    spanning = _spanning(tests, dice, count=100) + dice.sample(nobody, min(100, len(nobody)))
+    traffic = [_plain(row["text"], fallback) for row in rows if row["split"] == "train" and row.get("oos")]
+    examples = {}
+    for route, texts in by_route.items():
+        dice.shuffle(texts)
+        examples[route] = texts[:SEEDS_A_ROUTE]
+        traffic += [_plain(text, route) for text in texts[SEEDS_A_ROUTE:]]
     return Material(
-        fleet=_fleet_yaml(examples, fallback=fallback),
+        fleet=_fleet_yaml(examples, fallback=fallback, source=path),
         fallback=fallback,
-        traffic=tuple(traffic + _spanning(traffic, dice, count=max(100, len(traffic) // 10))),
-        tests=tuple(chosen + spanning),
+        traffic=tuple(traffic + _spanning(traffic, dice, count=max(100, len(traffic) // 10), without=fallback)),
+        tests=_tests(rows, by_route, dice, label=label, fallback=fallback, source=path),
+    )
+
+
+def _by_route(rows: list[dict[str, Any]], *, label: str) -> dict[str, list[str]]:
+    """The distinct questions of split ``train`` for every value of ``label``, both in the order of the alphabet."""
+    found: dict[str, set[str]] = {}
+    for row in rows:
+        if row["split"] == "train" and not row.get("oos"):
+            found.setdefault(str(row[label]), set()).add(row["text"])
+    return {route: sorted(texts) for route, texts in sorted(found.items())}
+
+
+def _tests(
+    rows: list[dict[str, Any]],
+    by_route: Mapping[str, list[str]],
+    dice: random.Random,
+    *,
+    label: str,
+    fallback: str,
+    source: Path,
+) -> tuple[Question, ...]:
+    """A sample of split ``test``: plain questions, spanning ones put together of them, and questions for nobody."""
+    test = [row for row in rows if row["split"] == "test" and not row.get("seen_in_train")]
+    plain = [_plain(r["text"], str(r[label])) for r in test if not r.get("oos") and str(r[label]) in by_route]
+    if not plain:
+        raise WrongDemoData(f"{source}: it has no questions of these routes in split 'test'.")
+    nobody = [_plain(row["text"], fallback) for row in test if row.get("oos")]
+    return (
+        *dice.sample(plain, min(_MOST_TESTS, len(plain))),
+        *_spanning(plain, dice, count=100, without=fallback),
+        *dice.sample(nobody, min(100, len(nobody))),
     )
 
 
@@ -107,10 +132,20 @@ def _rows(path: Path, *, label: str) -> list[dict[str, Any]]:
         raise WrongDemoData(f"{path}: there is no such file.") from None
     except (OSError, EOFError, ValueError, zlib.error):
         raise WrongDemoData(f"{path}: it is not a file of JSON lines (.jsonl or .jsonl.gz).") from None
-    whole = [row for row in rows if isinstance(row, dict) and isinstance(row.get("text"), str) and row["text"].strip()]
-    if not whole or not any(label in row for row in whole):
-        raise WrongDemoData(f"{path}: its rows need a text and the field {label!r} (choose another with --label).")
-    return [row for row in whole if label in row]
+    whole = [row for row in rows if isinstance(row, dict) and _is_question(row)]
+    labelled = [row for row in whole if isinstance(row.get(label), str | int) and str(row[label]).strip()]
+    if not labelled:
+        raise WrongDemoData(
+            f"{path}: its rows need text, split and the field {label!r} (choose another field with --label)."
+        )
+    return labelled
+
+
+def _is_question(row: dict[str, Any]) -> bool:
+    """Whether a row has a text that can be asked and a split; rows marked ``request: false`` ask nothing."""
+    text = row.get("text")
+    asks = isinstance(text, str) and 0 < len(text.strip()) <= _LONGEST_TEXT and "\0" not in text
+    return asks and isinstance(row.get("split"), str) and row.get("request") is not False
 
 
 def _unused(name: str, taken: Iterable[str]) -> str:
@@ -123,11 +158,14 @@ def _plain(text: str, route: str) -> Question:
     return Question(text=text, parts=((0, len(text), route),))
 
 
-def _spanning(questions: list[Question], dice: random.Random, *, count: int) -> list[Question]:
-    """Questions that ask two things of two routes."""
+def _spanning(questions: list[Question], dice: random.Random, *, count: int, without: str) -> list[Question]:
+    """Questions that ask two things of two routes, none of them of the route ``without``."""
+    usable = [question for question in questions if question.routes != (without,)]
+    if len({question.routes for question in usable}) < 2:
+        return []
     made: list[Question] = []
     while len(made) < count:
-        a, b = dice.sample(questions, 2)
+        a, b = dice.sample(usable, 2)
         if a.routes == b.routes:
             continue
         joint = dice.choice(_JOINTS)
@@ -137,7 +175,7 @@ def _spanning(questions: list[Question], dice: random.Random, *, count: int) -> 
     return made
 
 
-def _fleet_yaml(examples: Mapping[str, list[str]], *, fallback: str) -> str:
+def _fleet_yaml(examples: Mapping[str, list[str]], *, fallback: str, source: Path) -> str:
     routes: list[dict[str, Any]] = [
         {
             "name": route,
@@ -150,4 +188,9 @@ def _fleet_yaml(examples: Mapping[str, list[str]], *, fallback: str) -> str:
         for route, texts in examples.items()
     ]
     routes.append({"name": fallback, "description": "Anything else", "model": "general-slm"})
-    return str(yaml.safe_dump({"fallback": fallback, "routes": routes}, allow_unicode=True, sort_keys=False))
+    text = str(yaml.safe_dump({"fallback": fallback, "routes": routes}, allow_unicode=True, sort_keys=False))
+    try:
+        parse_fleet(text, source="the fleet made of it")
+    except FleetError as error:
+        raise WrongDemoData(f"{source}: its labels make no fleet; {error}") from None
+    return text
