@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -103,7 +104,7 @@ def _repeat(world: World, options: argparse.Namespace, encoder: KnownEmbeddings,
             result, seconds = house.night(night)
             nights.append({"published": float(result.verdict == "published"), "seconds": seconds})
             _score(courses, house, world, examples, first=first, learners=learners)
-            _tell(seed, night, courses, result.verdict, seconds)
+            _tell(seed, night, courses, result.report, seconds)
         auroc = _auroc(house, world)
     full = _full(world, np.concatenate([stream.ravel(), *examples.values()]))
     return [
@@ -218,9 +219,12 @@ def _bad_route(options: argparse.Namespace, world: World) -> str:
     return options.bad_route or world.routes[1 % len(world.routes)]
 
 
-def _tell(seed: int, night: int, courses: Mapping[str, Course], verdict: str, seconds: float) -> None:
+def _tell(seed: int, night: int, courses: Mapping[str, Course], report: Mapping[str, Any], seconds: float) -> None:
     accuracy = "  ".join(f"{name} {course.accuracy[-1]:.3f}" for name, course in courses.items())
-    print(f"seed {seed} night {night + 1:2d} {verdict:9s} {seconds:5.1f} s  {accuracy}", flush=True)
+    missing = "; ".join(report.get("missing", ()))
+    print(
+        f"seed {seed} night {night + 1:2d} {report['verdict']:9s} {seconds:5.1f} s  {accuracy}  {missing}", flush=True
+    )
 
 
 def _rates(value: str) -> tuple[float, float]:

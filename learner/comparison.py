@@ -1,8 +1,9 @@
 """Candidate against incumbent on what was logged, cross-fitted: how much better, and how sure."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +17,11 @@ from learner.window import Window
 from router.decide import Choices, Router, decide_many
 from router.version import RouterVersion
 
-Learn = Callable[[Window], RouterVersion]
 # No route is ever taken for impossible: what is said must be able to contradict the belief.
 _LEAST_BELIEF = 0.01
 # A plain vote on a route that is right as often as not, with s = .8 and u = .15, moves the log odds by so much.
 _VOTE = 1.6
+_ALL = slice(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What is known of Q questions over R routes.
+    """What is known of Q questions that are judged, over R routes.
 
     ``before`` and ``after`` (Q,) are the routes that incumbent and candidate choose; ``belief`` (Q, R) is p(d|x) from a
     learner that saw neither the question nor its session; ``said`` (Q, R) the log likelihood of what was said about it;
@@ -63,7 +64,8 @@ def compare_on_log(
     incumbent: RouterVersion,
     estimates: Estimates,
     *,
-    learn: Learn,
+    fold: npt.NDArray[np.int64],
+    learned: Mapping[int, RouterVersion],
     settings: LearnerSettings,
     candidate: RouterVersion | None = None,
 ) -> Comparison:
@@ -74,31 +76,32 @@ def compare_on_log(
         evidence: what was said, from ``gather_evidence`` on this window.
         incumbent: serves now.
         estimates: rates behind votes and re-asks.
-        learn: makes a version of a part of the window; it stands for the candidate where that saw the question.
-        settings: folds, half-life, floors.
-        candidate: one that is independent of this window, judged itself; None: ``learn``'s of each fold.
+        fold: of each unit, from ``session_folds``.
+        learned: by fold, the version learned without it; it stands for the candidate where that saw the question.
+        settings: half-life, floors.
+        candidate: one that is independent of this window, judged itself; None: ``learned``'s of each fold.
     """
     first = evidence.first_unit
     before = _choices(incumbent, window).route
     after = np.zeros(len(before), np.int64) if candidate is None else _choices(candidate, window).route
     belief = np.zeros((len(before), len(incumbent.parameters.routes)))
-    fold = session_folds(window, folds=settings.folds)
-    for k in np.unique(fold):
-        learned = _choices(learn(part_of(window, fold != k)), part_of(window, fold == k))
-        belief[fold == k] = learned.probabilities
+    for k, version in learned.items():
+        choices = _choices(version, window, fold == k)
+        belief[fold == k] = choices.probabilities
         if candidate is None:
-            after[fold == k] = learned.route
+            after[fold == k] = choices.route
     least = min(_LEAST_BELIEF, 0.1 / belief.shape[1])
     said = _said(evidence, estimates, settings=settings)
     weight = _recency(window, settings)[first]
+    judged = fold[first] >= 0
     return Comparison(
-        before=before[first],
-        after=after[first],
-        belief=(1 - least * belief.shape[1]) * belief[first] + least,
-        said=said,
-        weight=weight,
-        worth=weight * np.minimum((said.max(axis=1) - said.min(axis=1)) / _VOTE, 2.0),
-        session=_sessions(window)[first],
+        before=before[first][judged],
+        after=after[first][judged],
+        belief=((1 - least * belief.shape[1]) * belief[first] + least)[judged],
+        said=said[judged],
+        weight=weight[judged],
+        worth=(weight * np.minimum((said.max(axis=1) - said.min(axis=1)) / _VOTE, 2.0))[judged],
+        session=_sessions(window)[first][judged],
     )
 
 
@@ -129,16 +132,15 @@ def difference(comparison: Comparison, *, rows: npt.NDArray[np.bool_], settings:
     )
 
 
-def session_folds(window: Window, *, folds: int) -> npt.NDArray[np.int64]:
-    """Number each unit's fold by a hash of its session, so that what belongs together is never parted."""
-    return np.array([int.from_bytes(_hash(s), "big") % folds for s in _session_names(window)], dtype=np.int64)
+def session_folds(window: Window, *, folds: int, since: datetime | None) -> npt.NDArray[np.int64]:
+    """Number each unit's fold by a hash of its session, so that what belongs together is never parted; -1: not judged.
 
-
-def part_of(window: Window, keep: npt.NDArray[np.bool_]) -> Window:
-    """Return the window with the units in ``keep`` and the votes on them."""
-    units = window.units[keep].reset_index(drop=True)
-    votes = window.votes[window.votes["inference_id"].isin(units["inference_id"])].reset_index(drop=True)
-    return replace(window, units=units, embeddings=window.embeddings[keep], votes=votes)
+    What came up to ``since``, when the incumbent learned, is not judged: the incumbent knows what was said of it.
+    """
+    fold = np.array([int.from_bytes(_hash(s), "big") % folds for s in _session_names(window)], dtype=np.int64)
+    if since is not None:
+        fold[(window.units["received_at"] <= since).to_numpy()] = -1
+    return fold
 
 
 def _disagreement(comparison: Comparison, apart: npt.NDArray[np.bool_]) -> Disagreement:
@@ -182,10 +184,10 @@ def _said(evidence: Evidence, estimates: Estimates, *, settings: LearnerSettings
     return log_likelihood(evidence, weight, rates, settings=settings, shape=shape).astype(np.float64)
 
 
-def _choices(version: RouterVersion, window: Window) -> Choices:
-    texts = window.units["text"]
+def _choices(version: RouterVersion, window: Window, rows: npt.NDArray[np.bool_] | slice = _ALL) -> Choices:
+    texts = window.units["text"][rows]
     named = None if texts.isna().any() else texts.tolist()
-    return decide_many(Router(version), window.embeddings, texts=named, explore=False)
+    return decide_many(Router(version), window.embeddings[rows], texts=named, explore=False)
 
 
 def _recency(window: Window, settings: LearnerSettings) -> Floats:

@@ -1,6 +1,6 @@
 """What the window says about each question, as sparse evidence: who voted what about which route."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,8 @@ from learner.window import Window
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
+
+_PER_VOTE = ("question", "unit", "row", "route", "up", "correction", "user", "share")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,22 @@ class Evidence:
     reask_unit: Ints
     reask_route: Ints
     reask_again: npt.NDArray[np.bool_]
+
+    def without(self, units: npt.NDArray[np.bool_]) -> "Evidence":
+        """Return the evidence but for what was said about the units in the mask (n,)."""
+        votes, reasks = self.votes, ~units[self.reask_unit]
+        kept = ~units[votes.unit]
+        return replace(
+            self,
+            votes=replace(
+                votes,
+                **{name: getattr(votes, name)[kept] for name in _PER_VOTE},
+            ),
+            reask_question=self.reask_question[reasks],
+            reask_unit=self.reask_unit[reasks],
+            reask_route=self.reask_route[reasks],
+            reask_again=self.reask_again[reasks],
+        )
 
 
 def gather_evidence(window: Window, follow_ups: FollowUps, *, routes: tuple[str, ...]) -> Evidence:

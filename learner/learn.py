@@ -1,4 +1,7 @@
-"""From a window and the incumbent to new centroids and parameters: steps 3 and 4 of a night."""
+"""From a window and the incumbent to new centroids and parameters: steps 3 and 4 of a night.
+
+``learn_centroids`` says what the window teaches, ``within_limits`` how much of it one night may change.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -14,17 +17,31 @@ from learner.owners import bounded
 from learner.seeds import Embedder, Seeds, embed_seeds, seed_posterior
 from learner.settings import LearnerSettings
 from learner.trust_region import hold_back
-from learner.truth import average, draw_clusters, first_owned, improve, softmax
+from learner.truth import Draw, average, draw_clusters, first_owned, improve, softmax
 from learner.window import Window
 from router.decide import Router, route_posteriors
 from router.version import Array, Centroids, RouterParameters, RouterVersion
 
 _SAME = 1 - 1e-5
+_SAMPLED = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnedCentroids:
-    """A candidate's centroids and parameters with what the night believed.
+    """What a window teaches: ``version`` is the incumbent with the centroids and parameters that follow from it.
+
+    ``sample`` (n, D) are some of its questions, by which the readiness to explore is set.
+    """
+
+    version: RouterVersion
+    estimates: Estimates
+    evidence: Evidence
+    sample: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldCentroids:
+    """A candidate within the limits of one night.
 
     ``churn`` is the share of last week's queries that change route, ``step`` (0..1) how much of the shift the trust
     region let through, ``flips`` how many centroids changed owner, ``flips_refused`` how many were kept from it.
@@ -48,25 +65,68 @@ class _Belief:
     rates: Rates
 
 
-def learn_centroids(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What a night learns from, whatever part of the evidence is heard.
+
+    ``X`` (Q + S, D) are the questions and the operator's examples, ``draws`` their clusterings, which know of no vote.
+    """
+
+    window: Window
+    question: npt.NDArray[np.int64]
+    evidence: Evidence
+    seeds: Seeds
+    X: Array
+    draws: tuple[Draw, ...]
+    seed: int
+
+
+def prepare(
     window: Window, incumbent: RouterVersion, *, encoder: Embedder, settings: LearnerSettings, seed: int = 0
-) -> LearnedCentroids:
-    """Learn centroids and their owners from everything that the window says.
+) -> Material:
+    """Find questions and what was said of them, and cluster them.
 
     Args:
         window: questions, votes and sessions; any order of votes gives the same result.
-        incumbent: what serves now; its centroids are where the shift starts.
+        incumbent: whose fleet and routes these are.
         encoder: embeds the operator's examples; must be the one of the window's embeddings.
         settings: what the night goes by.
         seed: of the draws of clusters.
     """
-    routes = incumbent.parameters.routes
     follow_ups = find_follow_ups(window, similarity=settings.reask_similarity, minutes=settings.follow_up_minutes)
-    evidence = gather_evidence(window, follow_ups, routes=routes)
+    evidence = gather_evidence(window, follow_ups, routes=incumbent.parameters.routes)
     seeds = embed_seeds(incumbent.fleet, encoder=encoder)
-    questions = window.embeddings[evidence.first_unit]
-    X = np.concatenate([questions, seeds.X]).astype(np.float32)
-    belief = _believe(window, evidence, seeds, X=X, settings=settings, seed=seed)
+    X = np.concatenate([window.embeddings[evidence.first_unit], seeds.X]).astype(np.float32)
+    return Material(
+        window=window,
+        question=follow_ups.question,
+        evidence=evidence,
+        seeds=seeds,
+        X=X,
+        draws=draw_clusters(X, _days(window, evidence, examples=len(seeds.X)), settings=settings, seed=seed),
+        seed=seed,
+    )
+
+
+def learn_centroids(
+    material: Material,
+    incumbent: RouterVersion,
+    *,
+    settings: LearnerSettings,
+    unheard: npt.NDArray[np.bool_] | None = None,
+) -> LearnedCentroids:
+    """Learn centroids and their owners from everything that was said.
+
+    Args:
+        material: of the window.
+        incumbent: what serves now; its centroids are where the shift starts.
+        settings: what the night goes by.
+        unheard: (n,) units of the window about which nothing said is heard, to be judged by later.
+    """
+    routes, X, seeds = incumbent.parameters.routes, material.X, material.seeds
+    evidence = material.evidence if unheard is None else material.evidence.without(unheard)
+    belief = _believe(material, evidence, settings=settings)
+    questions = X[: len(evidence.first_unit)]
     count = int(np.clip(len(X) / settings.questions_per_centroid, settings.fewest_centroids, _most(settings, routes)))
     shifted = shift_centroids(
         questions,
@@ -74,7 +134,7 @@ def learn_centroids(
         _without(incumbent.centroids, seeds),
         count=count,
         settings=settings,
-        seed=seed,
+        seed=material.seed,
     )
     centroids = _joined(shifted, seed_centroids(seeds, seed_posteriors=belief.located[len(questions) :]))
     candidate = replace(
@@ -82,11 +142,23 @@ def learn_centroids(
         centroids=centroids,
         parameters=_parameters(incumbent.parameters, centroids, X=X, rates=belief.rates, settings=settings),
     )
-    held = hold_back(candidate, incumbent, window, evidence, settings=settings)
     return LearnedCentroids(
+        version=candidate,
+        estimates=_report(material, evidence, belief, routes=routes),
+        evidence=evidence,
+        sample=X[:: max(1, len(X) // _SAMPLED)],
+    )
+
+
+def within_limits(
+    learned: LearnedCentroids, incumbent: RouterVersion, window: Window, *, settings: LearnerSettings
+) -> HeldCentroids:
+    """Hold what was learned of ``window`` to the trust region and set how readily the result explores."""
+    held = hold_back(learned.version, incumbent, window, learned.evidence, settings=settings)
+    return HeldCentroids(
         centroids=held.version.centroids,
-        parameters=_with_exploration(held.version, X, settings=settings),
-        estimates=_report(window, evidence, belief, follow_ups.question, routes=routes),
+        parameters=_with_exploration(held.version, learned.sample, settings=settings),
+        estimates=learned.estimates,
         churn=held.churn,
         step=held.step,
         flips=held.flips,
@@ -146,16 +218,16 @@ def _with_exploration(version: RouterVersion, X: Array, *, settings: LearnerSett
     return replace(version.parameters, explore_kappa=high)
 
 
-def _believe(
-    window: Window, evidence: Evidence, seeds: Seeds, *, X: Array, settings: LearnerSettings, seed: int
-) -> _Belief:
+def _believe(material: Material, evidence: Evidence, *, settings: LearnerSettings) -> _Belief:
     """Expectation maximisation: owners of every draw's clusters, truth of the questions, rates and reliability."""
-    Q, R, votes = len(evidence.first_unit), len(seeds.means), evidence.votes
-    draws = draw_clusters(X, _days(window, evidence, examples=len(seeds.X)), settings=settings, seed=seed)
-    seeded = seed_posterior(seeds, X, sharpness=settings.seed_sharpness)
+    seeds, draws, votes = material.seeds, material.draws, evidence.votes
+    Q, R = len(evidence.first_unit), len(seeds.means)
+    seeded = seed_posterior(seeds, material.X, sharpness=settings.seed_sharpness)
     example = _example_evidence(seeds, routes=R, settings=settings)
     place = draws[0].fine.ids[votes.question, 0]
-    weight = capped_weights(votes, nearest=place, night=_nights(window)[votes.row], cap=settings.votes_per_user)
+    weight = capped_weights(
+        votes, nearest=place, night=_nights(material.window)[votes.row], cap=settings.votes_per_user
+    )
     rates = prior_rates(settings, routes=R, users=len(votes.users))
     rates = estimate_rates(evidence, seeded, weight, settings=settings, reliability=rates.reliability)
     owned = tuple(first_owned(draw, seeded, settings=settings) for draw in draws)
@@ -197,14 +269,12 @@ def _nights(window: Window) -> npt.NDArray[np.int64]:
     return np.asarray((age.dt.total_seconds() // 86400).to_numpy(dtype=np.int64))
 
 
-def _report(
-    window: Window, evidence: Evidence, belief: _Belief, question: npt.NDArray[np.int64], *, routes: tuple[str, ...]
-) -> Estimates:
+def _report(material: Material, evidence: Evidence, belief: _Belief, *, routes: tuple[str, ...]) -> Estimates:
     votes, rates, R = evidence.votes, belief.rates, len(routes)
     p = belief.heard[votes.question, votes.route].astype(np.float64)
     s, u = rates.success[votes.route], rates.wrong_success
     wrong = (1 - p) * (1 - u) / ((1 - p) * (1 - u) + p * (1 - s))
-    feedback = window.votes["feedback_id"].to_numpy()
+    feedback = material.window.votes["feedback_id"].to_numpy()
     down = np.flatnonzero(~votes.up)
     own_votes = np.bincount(votes.route, weights=p, minlength=R)
     own_downs = np.bincount(votes.route, weights=p * ~votes.up, minlength=R)
@@ -217,7 +287,7 @@ def _report(
         own_down_share=tuple(map(float, own_downs / np.maximum(own_votes, 1e-9))),
         votes=tuple(map(int, np.bincount(votes.route, minlength=R))),
         thumbs_down=tuple(map(int, np.bincount(votes.route[down], minlength=R))),
-        posteriors=belief.heard[question],
+        posteriors=belief.heard[material.question],
         wrong_route_given_down={str(feedback[votes.row[v]]): float(wrong[v]) for v in down},
         reliability=dict(zip(votes.users, map(float, rates.reliability), strict=True)),
     )

@@ -1,20 +1,21 @@
 """A night: read, mine, estimate, shift the centroids, retrain the splitter, evaluate, gate, publish or hold."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import Engine
 
 from learner import lease, runs
-from learner.comparison import compare_on_log
+from learner.comparison import compare_on_log, session_folds
 from learner.evaluation import Evaluation, evaluate
-from learner.evidence import Evidence, gather_evidence
 from learner.follow_ups import find_follow_ups
 from learner.gate import GateDecision, decide_gate
-from learner.learn import LearnedCentroids, learn_centroids
+from learner.learn import HeldCentroids, LearnedCentroids, Material, learn_centroids, prepare, within_limits
 from learner.mining import MinedFailure, mine
 from learner.report import build_report
 from learner.runs import Heartbeat
@@ -128,12 +129,11 @@ def _night(work: _Work, *, actor: str, force: bool, until: datetime | None) -> N
         return _nothing(work, window, incumbent)
 
     work.step("estimate")
-    follow_ups = find_follow_ups(window, similarity=settings.reask_similarity, minutes=settings.follow_up_minutes)
-    evidence = gather_evidence(window, follow_ups, routes=incumbent.parameters.routes)
-    bold = beyond_trust_region(settings)
-    learned = learn_centroids(window, incumbent, encoder=encoder, settings=bold, seed=settings.seed)
+    material = prepare(window, incumbent, encoder=encoder, settings=settings, seed=settings.seed)
+    learned = learn_centroids(material, incumbent, settings=settings)
 
     work.step("mine")
+    follow_ups = find_follow_ups(window, similarity=settings.reask_similarity, minutes=settings.follow_up_minutes)
     failures = mine(window, follow_ups, learned.estimates, settings)
 
     work.step("split")
@@ -151,11 +151,12 @@ def _night(work: _Work, *, actor: str, force: bool, until: datetime | None) -> N
     base = replace(incumbent, splitter=splitter.arrays, training=training, number=0, fingerprint="")
 
     work.step("shift")
-    trial = _try(work, window, evidence, incumbent, base, splitter, limits=bold)
+    folds = _learn_by_folds(work, material, incumbent)
+    trial = _try(work, window, incumbent, base, learned, folds, splitter, limits=beyond_trust_region(settings))
 
     work.step("gate")
     if not trial.proven:  # a change that is not proven to be better must be a small one
-        trial = _try(work, window, evidence, incumbent, base, splitter, limits=settings)
+        trial = _try(work, window, incumbent, base, learned, folds, splitter, limits=settings)
 
     work.step("publish")
     return _conclude(work, window, incumbent, trial, failures, splitter, actor=actor)
@@ -171,7 +172,7 @@ class _Trial:
     """A candidate and what the gate says of it."""
 
     candidate: RouterVersion
-    learned: LearnedCentroids
+    learned: HeldCentroids
     evaluation: Evaluation
     gate: GateDecision
 
@@ -181,41 +182,62 @@ class _Trial:
         return self.gate.verdict == "published" and self.evaluation.overall.low > 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Folds:
+    """The fold of each unit, and what was learned without each fold."""
+
+    of_unit: npt.NDArray[np.int64]
+    learned: Mapping[int, LearnedCentroids]
+
+
+def _learn_by_folds(work: _Work, material: Material, incumbent: RouterVersion) -> _Folds:
+    since = incumbent.training.get("watermark")
+    fold = session_folds(
+        material.window, folds=work.settings.folds, since=datetime.fromisoformat(since) if since else None
+    )
+    learned = {
+        int(k): learn_centroids(material, incumbent, settings=work.settings, unheard=fold == k)
+        for k in np.unique(fold[fold >= 0])
+    }
+    return _Folds(fold, learned)
+
+
 def _try(
     work: _Work,
     window: Window,
-    evidence: Evidence,
     incumbent: RouterVersion,
     base: RouterVersion,
+    learned: LearnedCentroids,
+    folds: _Folds,
     splitter: NightSplitter,
     *,
     limits: LearnerSettings,
 ) -> _Trial:
     """Shift the centroids within ``limits``, compare on what the candidate never saw, and ask the gate."""
-    encoder, seed = work.encoder, work.settings.seed
 
-    def learn(part: Window) -> tuple[RouterVersion, LearnedCentroids]:
-        found = learn_centroids(part, incumbent, encoder=encoder, settings=limits, seed=seed)
-        parameters = observe_costs(window.units, found.parameters)
-        return replace(base, centroids=found.centroids, parameters=parameters), found
+    def limited(found: LearnedCentroids) -> tuple[RouterVersion, HeldCentroids]:
+        held = within_limits(found, incumbent, window, settings=limits)
+        parameters = observe_costs(window.units, held.parameters)
+        return replace(base, centroids=held.centroids, parameters=parameters), held
 
-    candidate, learned = learn(window)
+    candidate, held = limited(learned)
     work.step("evaluate")
     comparison = compare_on_log(
         window,
-        evidence,
+        learned.evidence,
         incumbent,
         learned.estimates,
-        learn=lambda part: learn(part)[0],
+        fold=folds.of_unit,
+        learned={k: limited(found)[0] for k, found in folds.learned.items()},
         settings=work.settings,
     )
-    seeds = embed_seeds(incumbent.fleet, encoder=encoder)
+    seeds = embed_seeds(incumbent.fleet, encoder=work.encoder)
     evaluation = replace(
         evaluate(window, incumbent, candidate, comparison, examples=(seeds.X, seeds.route), settings=work.settings),
         splitter_f1=splitter.f1,
         splitter_f1_before=splitter.f1_before,
     )
-    return _Trial(candidate, learned, evaluation, decide_gate(evaluation, work.settings))
+    return _Trial(candidate, held, evaluation, decide_gate(evaluation, work.settings))
 
 
 def _kept(settings: LearnerSettings) -> dict[str, str]:

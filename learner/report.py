@@ -10,7 +10,7 @@ import numpy as np
 
 from learner.evaluation import Evaluation
 from learner.gate import GateDecision
-from learner.learn import LearnedCentroids
+from learner.learn import HeldCentroids
 from learner.mining import MinedFailure
 from learner.runs import failure_counts
 from learner.settings import LearnerSettings
@@ -28,7 +28,7 @@ def build_report(
     window: Window,
     incumbent: RouterVersion,
     candidate: RouterVersion,
-    learned: LearnedCentroids,
+    learned: HeldCentroids,
     failures: Sequence[MinedFailure],
     splitter: NightSplitter,
     evaluation: Evaluation,
@@ -82,7 +82,7 @@ def verdict_sentence(gate: GateDecision, evaluation: Evaluation) -> str:
     return f"Held: {gate.missing[0]}"
 
 
-def attribution_sentences(learned: LearnedCentroids) -> list[str]:
+def attribution_sentences(learned: HeldCentroids) -> list[str]:
     """Return one sentence for each SLM whose own questions get thumbs-down: its owner's matter, not the router's."""
     e = learned.estimates
     order = np.argsort(-np.array(e.own_down_share))
@@ -93,7 +93,7 @@ def attribution_sentences(learned: LearnedCentroids) -> list[str]:
     ]
 
 
-def _routes(window: Window, learned: LearnedCentroids, evaluation: Evaluation) -> dict[str, Any]:
+def _routes(window: Window, learned: HeldCentroids, evaluation: Evaluation) -> dict[str, Any]:
     e = learned.estimates
     position = {route: i for i, route in enumerate(e.routes)}
     logged = window.units["route"].map(lambda r: position.get(r, -1)).to_numpy(dtype=np.int64)

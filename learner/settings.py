@@ -61,7 +61,7 @@ class LearnerSettings:
 
     # What is read, and when a version is good enough
     window_days: float = _setting(90.0, "days of telemetry that a night reads")
-    folds: int = _setting(3, "parts for cross-fitting: each is judged by a candidate that never saw it")
+    folds: int = _setting(5, "parts for cross-fitting: each is judged by a candidate that never saw it")
     gate_level: float = _setting(0.9, "confidence of the gate's bounds")
     most_loss_points: float = _setting(1.0, "points of accuracy that a version may lose at worst, at that confidence")
     tilt_spread: float = _setting(2.0, "log odds by which the belief may be wrong where the versions disagree")
