@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -189,8 +190,11 @@ def _missed_splits(night: _Night, *, minutes: float) -> list[MinedFailure]:
     liked = set(night.votes.loc[night.votes["value"] == "up", "at"])
     found = []
     wholes = night.units[(night.units["segment_count"] == 1) & night.units["session_id"].notna()]
-    for _, session in wholes.groupby("session_id", sort=False):
-        rows = list(session.itertuples())
+    complained = wholes.loc[wholes["at"].isin(down), "session_id"]
+    sessions: dict[str, list[Any]] = {}
+    for row in wholes[wholes["session_id"].isin(complained)].itertuples():
+        sessions.setdefault(str(row.session_id), []).append(row)
+    for rows in sessions.values():
         for i, row in enumerate(rows):
             if row.at not in down or not isinstance(row.text, str):
                 continue

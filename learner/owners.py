@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from router.version import Array
 
@@ -37,13 +38,17 @@ def bounded(evidence: Array, background: Array, *, purity: float) -> Array:
 
 def posterior(near: Near, owners: Cube, *, day: npt.NDArray[np.int64] | None = None) -> Array:
     """p(d|x) = sum_k w_k q_k(d) as of each question's own day, or as of ``day`` (Q,); (Q, R)."""
-    result = np.empty((len(near.ids), owners.shape[2]), dtype=np.float32)
     weight = near.pull / near.pull.sum(axis=1, keepdims=True)
-    when = near.day if day is None else day
-    for start in range(0, len(result), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        result[part] = np.matmul(weight[part, None, :], owners[when[part, None], near.ids[part]])[:, 0, :]
-    return result
+    spread = _spread(near, weight, day=near.day if day is None else day)
+    return np.asarray(spread @ owners.reshape(-1, owners.shape[2]), dtype=np.float32)
+
+
+def _spread(near: Near, share: Array, *, day: npt.NDArray[np.int64] | None) -> csr_array:
+    """The shares as a sparse matrix (Q, M), or (Q, T x M) with the centroids of each question's day."""
+    ids = near.ids if day is None else near.ids + day[:, None] * near.centroids
+    rows = np.arange(0, ids.size + 1, ids.shape[1])
+    width = near.centroids * (1 if day is None else near.days)
+    return csr_array((share.ravel().astype(np.float64), ids.ravel(), rows), shape=(len(ids), width))
 
 
 def responsibilities(near: Near, owners: Cube, said: Array) -> Array:
@@ -60,13 +65,7 @@ def responsibilities(near: Near, owners: Cube, said: Array) -> Array:
 
 def gather(near: Near, share: Array, values: Array, *, by_day: bool = False) -> Cube:
     """sum_q share_qk values_q for every centroid, (M, C), or for every day and centroid, (T, M, C)."""
-    ids = near.ids + near.day[:, None] * near.centroids if by_day else near.ids
-    size = near.centroids * (near.days if by_day else 1)
-    columns = [
-        np.bincount(ids.ravel(), weights=(share * values[:, c, None]).ravel(), minlength=size)
-        for c in range(values.shape[1])
-    ]
-    total = np.asarray(np.stack(columns, axis=1), dtype=np.float64)
+    total = np.asarray(_spread(near, share, day=near.day if by_day else None).T @ values, dtype=np.float64)
     return total.reshape(near.days, near.centroids, -1) if by_day else total
 
 

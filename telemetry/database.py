@@ -1,4 +1,4 @@
-"""Engines from one URL, sync and async over psycopg 3; they give up in time and say in words what is wrong."""
+"""Engines from one URL over psycopg 3; they give up in time and say in words what is wrong."""
 
 import re
 from urllib.parse import urlsplit
@@ -7,8 +7,6 @@ from sqlalchemy import Engine, make_url
 from sqlalchemy import create_engine as _create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.ext.asyncio import create_async_engine as _create_async_engine
 
 CONNECT_TIMEOUT_S = 2
 STATEMENT_TIMEOUT_MS = 30_000
@@ -55,19 +53,6 @@ def _connect_arguments(*, statement_timeout_ms: int) -> dict[str, str | int]:
 def create_engine(url: str, *, pool_size: int = 5, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> Engine:
     """Return a sync engine. A connection that cannot be had within two seconds is an error, never a wait."""
     return _create_engine(
-        parse_url(url),
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=CONNECT_TIMEOUT_S,
-        connect_args=_connect_arguments(statement_timeout_ms=statement_timeout_ms),
-    )
-
-
-def create_async_engine(
-    url: str, *, pool_size: int = 5, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS
-) -> AsyncEngine:
-    """Return an async engine with the same limits as ``create_engine``."""
-    return _create_async_engine(
         parse_url(url),
         pool_size=pool_size,
         max_overflow=0,
