@@ -102,11 +102,15 @@ class Driver:
         return aiohttp.ClientSession(self._address, timeout=aiohttp.ClientTimeout(total=30))
 
     async def _post(self, http: aiohttp.ClientSession, path: str, body: dict[str, Any], *, method: str = "POST") -> Any:
-        async with http.request(method, path, json=body) as answer:
-            found = await answer.json(content_type=None)
-            if answer.status >= 400:
-                raise DemoFailed(f"{method} {path} answered {answer.status}: {found.get('detail', '')}")
-            return found
+        try:
+            async with http.request(method, path, json=body) as answer:
+                found = await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            why = " ".join(str(error).split()) or type(error).__name__
+            raise DemoFailed(f"{method} {path} was not answered ({why}).") from None
+        if answer.status >= 400:
+            raise DemoFailed(f"{method} {path} answered {answer.status}: {found.get('detail', '')}")
+        return found
 
     async def _session(self, http: aiohttp.ClientSession, question: Question, traffic: Traffic) -> None:
         """One user's session: the question, at most one more try, and the rest that went unanswered."""

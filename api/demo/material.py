@@ -85,7 +85,7 @@ def labelled_material(path: Path, *, label: str, seed: int) -> Material:
         examples[route] = texts[:SEEDS_A_ROUTE]
         traffic += [_plain(text, route) for text in texts[SEEDS_A_ROUTE:]]
     return Material(
-        fleet=_fleet_yaml(examples, fallback=fallback, source=path),
+        fleet=_fleet_yaml(examples, fallback=fallback, label=label, source=path),
         fallback=fallback,
         traffic=tuple(traffic + _spanning(traffic, dice, count=max(100, len(traffic) // 10), without=fallback)),
         tests=_tests(rows, by_route, dice, label=label, fallback=fallback, source=path),
@@ -110,8 +110,13 @@ def _tests(
     fallback: str,
     source: Path,
 ) -> tuple[Question, ...]:
-    """A sample of split ``test``: plain questions, spanning ones put together of them, and questions for nobody."""
+    """A sample of split ``test``: plain questions, spanning ones put together of them, and questions for nobody.
+
+    What stands in split ``train`` too, or is marked ``seen_in_train``, is left out: a test is never sent.
+    """
+    sent = {_folded(row["text"]) for row in rows if row["split"] == "train"}
     test = [row for row in rows if row["split"] == "test" and not row.get("seen_in_train")]
+    test = [row for row in test if _folded(row["text"]) not in sent]
     plain = [_plain(r["text"], str(r[label])) for r in test if not r.get("oos") and str(r[label]) in by_route]
     if not plain:
         raise WrongDemoData(f"{source}: it has no questions of these routes in split 'test'.")
@@ -126,14 +131,15 @@ def _tests(
 def _rows(path: Path, *, label: str) -> list[dict[str, Any]]:
     try:
         data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+    except OSError as error:
+        raise WrongDemoData(f"{path}: {(error.strerror or 'it cannot be read').lower()}.") from None
+    try:
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
         rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except FileNotFoundError:
-        raise WrongDemoData(f"{path}: there is no such file.") from None
-    except (OSError, EOFError, ValueError, zlib.error):
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error):
         raise WrongDemoData(f"{path}: it is not a file of JSON lines (.jsonl or .jsonl.gz).") from None
     whole = [row for row in rows if isinstance(row, dict) and _is_question(row)]
-    labelled = [row for row in whole if isinstance(row.get(label), str | int) and str(row[label]).strip()]
+    labelled = [row for row in whole if isinstance(row.get(label), str | int) and _is_text(str(row[label]))]
     if not labelled:
         raise WrongDemoData(
             f"{path}: its rows need text, split and the field {label!r} (choose another field with --label)."
@@ -144,8 +150,17 @@ def _rows(path: Path, *, label: str) -> list[dict[str, Any]]:
 def _is_question(row: dict[str, Any]) -> bool:
     """Whether a row has a text that can be asked and a split; rows marked ``request: false`` ask nothing."""
     text = row.get("text")
-    asks = isinstance(text, str) and 0 < len(text.strip()) <= _LONGEST_TEXT and "\0" not in text
+    asks = isinstance(text, str) and _is_text(text) and len(text) <= _LONGEST_TEXT
     return asks and isinstance(row.get("split"), str) and row.get("request") is not False
+
+
+def _is_text(value: str) -> bool:
+    """Whether it says something and can be stored: JSON can hold NUL and halves of characters."""
+    return bool(value.strip()) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.lower().split())
 
 
 def _unused(name: str, taken: Iterable[str]) -> str:
@@ -175,7 +190,7 @@ def _spanning(questions: list[Question], dice: random.Random, *, count: int, wit
     return made
 
 
-def _fleet_yaml(examples: Mapping[str, list[str]], *, fallback: str, source: Path) -> str:
+def _fleet_yaml(examples: Mapping[str, list[str]], *, fallback: str, label: str, source: Path) -> str:
     routes: list[dict[str, Any]] = [
         {
             "name": route,
@@ -192,5 +207,7 @@ def _fleet_yaml(examples: Mapping[str, list[str]], *, fallback: str, source: Pat
     try:
         parse_fleet(text, source="the fleet made of it")
     except FleetError as error:
-        raise WrongDemoData(f"{source}: its labels make no fleet; {error}") from None
+        line = text.splitlines()[error.line - 1].strip("- ") if error.line else ""
+        where = line if line.startswith(f"{error.key}:") else error.key
+        raise WrongDemoData(f"{source}: the values of {label!r} make no routes; {where}: {error.problem}.") from None
     return text

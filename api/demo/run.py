@@ -3,13 +3,10 @@
 import asyncio
 import json
 import os
-import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
+from asyncio.subprocess import Process
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +15,10 @@ import numpy as np
 
 from api.cli.session import say, show_table
 from api.demo.driving import DemoFailed, Driver, Score, Traffic
-from api.demo.material import Material, Question, WrongDemoData, labelled_material, sample_material
+from api.demo.material import Material, Question, labelled_material, sample_material
+from api.demo.processes import DemoHome, ended_by_signals, fresh_home, run_command, serving, show_command
 from api.demo.simulated_users import Habits
 from api.settings import Settings
-from telemetry import embedded_postgres
 from telemetry.failure_kinds import FAILURE_KINDS
 
 SAMPLE_NIGHTS, SAMPLE_REQUESTS = 5, 600
@@ -51,97 +48,49 @@ class _Night:
 
 
 def run_demo(settings: Settings, options: DemoOptions) -> int:
-    """Run the demo and return the exit code."""
+    """Run the demo and return the exit code: 0, 1 when it failed, 128 and the signal's number when it was ended."""
     material = (
         sample_material()
         if options.data is None
         else labelled_material(options.data, label=options.label, seed=options.seed)
     )
-    home = _fresh_home(settings)
-    fleet = home / "fleet.yaml"
-    fleet.write_text(material.fleet, encoding="utf-8")
-    say(f"The demo keeps everything in {home}, made anew each time; your own data is not touched.")
-    port = _free_port()
-    environment = _environment(home, fleet)
-    log = (home / "serve.log").open("wb")
-    command = [sys.executable, "-m", "api.cli.main", "serve", "--port", str(port)]
-    server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        _wait_until_ready(server, address, log=home / "serve.log")
-        asyncio.run(_days_and_nights(address, environment, home, material, options))
-        say(f"The server answers on {address} (try {address}/docs).")
-        if options.once or not sys.stdin.isatty() or not sys.stdout.isatty():
+    with fresh_home(settings, fleet=material.fleet) as home:
+        say(f"The demo keeps everything in {home.folder}, made anew each time; your own data is not touched.")
+        try:
+            return asyncio.run(_demonstrate(home, material, options))
+        except DemoFailed as error:
+            sys.stderr.write(f"trimtab: the demo stopped: {error} The server's log is {home.log}.\n")
+            return 1
+
+
+async def _demonstrate(home: DemoHome, material: Material, options: DemoOptions) -> int:
+    with ended_by_signals() as came:
+        try:
+            async with serving(home) as (address, server):
+                await _days_and_nights(address, home, material, options)
+                if not options.once and os.isatty(0) and os.isatty(1):
+                    say(f"The server goes on answering on {address} (try {address}/docs); Ctrl-C ends it.")
+                    return await _until_ended(server)
+            say(f"The server is stopped; it goes on where it was with: TRIMTAB_HOME={home.folder} trimtab serve")
             return 0
-        say(f"Ctrl-C ends it. Commands see the same data with TRIMTAB_HOME={home}")
-        return server.wait()
-    except KeyboardInterrupt:
+        except asyncio.CancelledError:
+            name = came[0].name if came else "its task"
+            with suppress(OSError):  # the terminal may be gone
+                sys.stderr.write(f"trimtab: the demo was ended by {name} before it was done; its server is stopped.\n")
+            return 128 + came[0] if came else 1
+
+
+async def _until_ended(server: Process) -> int:
+    try:
+        await server.wait()
+    except asyncio.CancelledError:
+        with suppress(OSError):
+            say("The demo ends; its server is stopped, its data stays until the next demo.")
         return 0
-    except DemoFailed as error:
-        sys.stderr.write(f"trimtab: the demo stopped: {error} The server's log is {home / 'serve.log'}.\n")
-        return 1
-    finally:
-        _stop(server)
-        log.close()
+    raise DemoFailed("The server ended.")
 
 
-def _fresh_home(settings: Settings) -> Path:
-    """An empty folder for this demo.
-
-    Raises:
-        WrongDemoData: another demo is running there.
-    """
-    home = settings.home_folder / "demo"
-    if home.exists():
-        _, users = embedded_postgres.status(home)
-        if users:
-            raise WrongDemoData(f"Another demo is running (process {users[0]}); end it first.")
-        embedded_postgres.remove(home)
-        shutil.rmtree(home)
-    home.mkdir(parents=True)
-    return home
-
-
-def _environment(home: Path, fleet: Path) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k != "TRIMTAB_DATABASE_URL"}
-    return {**kept, "TRIMTAB_HOME": str(home), "TRIMTAB_FLEET": str(fleet), "PYTHONUNBUFFERED": "1"}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_ready(server: "subprocess.Popen[bytes]", address: str, *, log: Path) -> None:
-    import urllib.request
-
-    say("Starting the database and the server, building version 1 from the fleet's examples ...")
-    began = time.monotonic()
-    while server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{address}/readyz", timeout=2):  # noqa: S310  # our own server
-                say(f"Ready after {time.monotonic() - began:.0f} s.")
-                return
-        except OSError:
-            time.sleep(0.1)
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    raise DemoFailed(f"The server ended: {lines[-1] if lines else 'it said nothing'}")
-
-
-def _stop(server: "subprocess.Popen[bytes]") -> None:
-    if server.poll() is None:
-        server.send_signal(signal.SIGTERM)
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-async def _days_and_nights(
-    address: str, environment: dict[str, str], home: Path, material: Material, options: DemoOptions
-) -> None:
+async def _days_and_nights(address: str, home: DemoHome, material: Material, options: DemoOptions) -> None:
     sample = options.data is None
     count = options.nights or (SAMPLE_NIGHTS if sample else DATA_NIGHTS)
     per_night = options.per_night or (SAMPLE_REQUESTS if sample else DATA_REQUESTS)
@@ -155,7 +104,7 @@ async def _days_and_nights(
         say(f"Day {number}: {len(questions)} questions ...")
         traffic = await driver.send(questions)
         say(f"Night {number}: learning from {traffic.requests} requests and {traffic.votes} votes ...")
-        result = _learn(environment, home / "report" / f"night-{number}.md")
+        result = await _learn(home, home.folder / "report" / f"night-{number}.md")
         await driver.wait_for_version(result["version"])
         before = nights[-1].result["counts"]["failures"] if nights else {}
         now = result["counts"]["failures"]
@@ -164,8 +113,8 @@ async def _days_and_nights(
         nights.append(_Night(traffic, result, score, mined))
         say(f"  {result['sentence']}")
     _show_nights(first, nights)
-    await _roll_back(driver, environment, nights)
-    pages = sorted((home / "report").glob("night-*.md"), key=lambda page: page.stat().st_mtime)
+    await _roll_back(driver, home, nights)
+    pages = sorted((home.folder / "report").glob("night-*.md"), key=lambda page: page.stat().st_mtime)
     say(f"The last night's report: {pages[-1] if pages else '(none was written)'}")
 
 
@@ -178,14 +127,12 @@ def _days(traffic: Sequence[Question], *, count: int, per_night: int, seed: int)
     return [[traffic[i] for i in order[day * per_night : (day + 1) * per_night]] for day in range(count)]
 
 
-def _learn(environment: dict[str, str], report: Path) -> dict[str, Any]:
+async def _learn(home: DemoHome, report: Path) -> dict[str, Any]:
     """Run the real command, as cron would."""
-    command = [sys.executable, "-m", "api.cli.main", "learn", "--json", "--report", str(report)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 3):
-        lines = done.stderr.strip().splitlines()
-        raise DemoFailed(f"The night failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
-    result: dict[str, Any] = json.loads(done.stdout)
+    code, output, error = await run_command(home, "learn", "--json", "--report", str(report))
+    if code not in (0, 3):
+        raise DemoFailed(f"The night failed: {error}")
+    result: dict[str, Any] = json.loads(output)
     return result
 
 
@@ -215,7 +162,7 @@ def _cells(score: Score) -> list[object]:
     return ["" if share is None else f"{share:.1%}" for share in shares]
 
 
-async def _roll_back(driver: Driver, environment: dict[str, str], nights: list[_Night]) -> None:
+async def _roll_back(driver: Driver, home: DemoHome, nights: list[_Night]) -> None:
     newest = max(night.result["version"] for night in nights)
     if newest == 1:
         say("No night was published, so there is nothing to roll back.")
@@ -224,6 +171,5 @@ async def _roll_back(driver: Driver, environment: dict[str, str], nights: list[_
     done = await driver.post("/v1/router/rollback", body)
     seconds = await driver.wait_for_version(done["version"])
     say(f"Rolled back from version {newest} to {done['version']}; decisions followed after {1000 * seconds:.0f} ms.")
-    say(f"To go forward again: trimtab activate {newest} --reason ...  The history:")
-    sys.stdout.flush()
-    subprocess.run([sys.executable, "-m", "api.cli.main", "history"], env=environment, check=False)
+    say(f"To go forward again: TRIMTAB_HOME={home.folder} trimtab activate {newest} --reason '...'  The history:")
+    show_command(home, "history")
