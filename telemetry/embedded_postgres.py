@@ -105,13 +105,14 @@ def start(home: Path, *, pg_bin: Path | None = None) -> EmbeddedPostgres:
 
     Raises:
         PostgresMissing: if no binaries are found.
-        PostgresFailed: if the server ends while it starts; the message carries the last line of its log.
+        PostgresFailed: if the server ends while it starts (the message carries the last line of its log) or is hung.
         WrongDataFolder: if the data was made by another major version or belongs to another user.
     """
     user = ServerUser.choose()
     home.mkdir(parents=True, exist_ok=True)
     place = _Place(state=state_folder(home, user), binaries=runnable_binaries(find_binaries(pg_bin), user), user=user)
     place.state.mkdir(parents=True, exist_ok=True)
+    _check_owner(place.state, os.geteuid())
     with _locked(place.state):
         _prepare(place)
         process = None if server_pid(place.data) is not None else _launch(place)
@@ -139,15 +140,20 @@ def server_pid(data: Path) -> int | None:
 
 
 def stop_server(data: Path, *, process: subprocess.Popen[bytes] | None = None, timeout_s: float = 30.0) -> None:
-    """Stop the server on ``data`` fast and cleanly, and wait until it is gone."""
-    pid = server_pid(data)
-    if pid is not None:
-        os.kill(pid, signal.SIGINT)  # fast shutdown
-    deadline = time.monotonic() + timeout_s
-    while server_pid(data) is not None and time.monotonic() < deadline:
-        if process is not None:
-            process.poll()
-        time.sleep(0.02)
+    """Stop the server on ``data`` fast and cleanly, and wait until it is gone.
+
+    One that does not stop in time is killed: what was committed stands in its log.
+    """
+    for number in (signal.SIGINT, signal.SIGKILL):  # SIGINT: fast shutdown
+        pid = server_pid(data)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + timeout_s
+        while server_pid(data) is not None and time.monotonic() < deadline:
+            if process is not None:
+                process.poll()
+            time.sleep(0.02)
     if process is not None:
         process.wait(timeout=timeout_s)
 
@@ -172,6 +178,8 @@ def _prepare(place: _Place) -> None:
 
 def _initialise(place: _Place) -> None:
     """Make the data folder beside its final place and move it there, so that a half-made one is never used."""
+    for half_made in place.state.glob("data.new-*"):
+        shutil.rmtree(half_made)
     fresh = place.state / f"data.new-{os.getpid()}-{time.monotonic_ns()}"
     fresh.mkdir(mode=0o700)
     if place.user.switch:
@@ -186,13 +194,16 @@ def _initialise(place: _Place) -> None:
     fresh.rename(place.data)
 
 
-def _check_data_folder(place: _Place) -> None:
-    owner = place.data.stat().st_uid
-    if owner != place.user.uid:
+def _check_owner(folder: Path, uid: int) -> None:
+    owner = folder.stat().st_uid
+    if owner != uid:
         raise WrongDataFolder(
-            f"The data in {place.data} belongs to user id {owner};"
-            " run as that user, or set TRIMTAB_HOME to another folder."
+            f"The data in {folder} belongs to user id {owner}; run as that user, or set TRIMTAB_HOME to another folder."
         )
+
+
+def _check_data_folder(place: _Place) -> None:
+    _check_owner(place.data, place.user.uid)
     theirs = (place.data / "PG_VERSION").read_text().strip()
     ours = _run(place, "postgres", "--version").stdout.split()[-1].decode()
     if ours.split(".")[0] != theirs:
@@ -220,7 +231,8 @@ def _environment() -> dict[str, str]:
 
 def _launch(place: _Place) -> subprocess.Popen[bytes]:
     """Start the server in a session of its own, so that a signal to our group does not reach it."""
-    (place.data / "postmaster.pid").unlink(missing_ok=True)  # whoever it names is not this server: see server_pid
+    for name in (place.data / "postmaster.pid", place.socket / ".s.PGSQL.5432.lock"):
+        _forget_recycled_pid(name)
     settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
     with place.log.open("ab") as log:
         process: subprocess.Popen[bytes] = subprocess.Popen(
@@ -236,8 +248,23 @@ def _launch(place: _Place) -> subprocess.Popen[bytes]:
     return process
 
 
+def _forget_recycled_pid(file: Path) -> None:
+    """Remove a lock file that names a living process, which is not the server: Postgres would take it for one.
+
+    The file of a dead server stays, for by it Postgres finds old backends that still hold the server's memory.
+    """
+    try:
+        pid = int(file.read_text().split("\n", 1)[0])
+    except FileNotFoundError:
+        return
+    except ValueError:
+        pid = os.getpid()  # cut short by a crash: as good as recycled
+    if Path(f"/proc/{pid}").exists():
+        file.unlink(missing_ok=True)
+
+
 def _wait_until_ready(place: _Place, process: subprocess.Popen[bytes] | None) -> subprocess.Popen[bytes] | None:
-    """Wait as long as the server lives: crash recovery may take minutes. Returns the process, if it is our child.
+    """Wait as long as the server says that it starts: crash recovery may take minutes. Returns the process, if ours.
 
     A server that was killed leaves backends behind that hold its memory for a moment; starting is then tried again.
     """
@@ -247,16 +274,22 @@ def _wait_until_ready(place: _Place, process: subprocess.Popen[bytes] | None) ->
             psycopg.connect(place.url("postgres"), connect_timeout=5).close()
             return process
         except psycopg.OperationalError as error:
-            if process is not None and process.poll() is not None:
-                if time.monotonic() > give_up:
-                    raise PostgresFailed(
-                        f"The embedded Postgres did not start: {_last_line(place.log.read_bytes())} (see {place.log})"
-                    ) from error
+            if "the database system is" in str(error):  # starting up, recovering, shutting down
+                give_up = time.monotonic() + START_RETRY_S
+            dead = server_pid(place.data) is None if process is None else process.poll() is not None
+            if time.monotonic() > give_up:
+                raise PostgresFailed(_why_not_ready(place, process, dead=dead)) from error
+            if dead:
                 time.sleep(0.3)
                 process = _launch(place)
-            elif process is None and server_pid(place.data) is None:
-                process = _launch(place)
         time.sleep(0.02)
+
+
+def _why_not_ready(place: _Place, process: subprocess.Popen[bytes] | None, *, dead: bool) -> str:
+    if dead:
+        return f"The embedded Postgres did not start: {_last_line(place.log.read_bytes())} (see {place.log})"
+    pid = server_pid(place.data) if process is None else process.pid
+    return f"The embedded Postgres runs but does not answer; end it with kill -9 {pid}, then start again."
 
 
 def _create_database(place: _Place) -> None:
