@@ -139,12 +139,16 @@ def _rows(path: Path, *, label: str) -> list[dict[str, Any]]:
     except (OSError, EOFError, ValueError, RecursionError, zlib.error):
         raise WrongDemoData(f"{path}: it is not a file of JSON lines (.jsonl or .jsonl.gz).") from None
     whole = [row for row in rows if isinstance(row, dict) and _is_question(row)]
-    labelled = [row for row in whole if isinstance(row.get(label), str | int) and _is_text(str(row[label]))]
-    if not labelled:
+    usable = [row for row in whole if row.get("oos") or _names_route(row.get(label))]
+    if all(row.get("oos") for row in usable):
         raise WrongDemoData(
             f"{path}: its rows need text, split and the field {label!r} (choose another field with --label)."
         )
-    return labelled
+    return usable
+
+
+def _names_route(value: object) -> bool:
+    return isinstance(value, str | int) and _is_text(str(value))
 
 
 def _is_question(row: dict[str, Any]) -> bool:

@@ -18,7 +18,7 @@ ROWS = [
     *(row(f"train {i} of {r}", "train", r) for r in ROUTES for i in range(30)),
     *(row(f"test {i} of {r}", "test", r) for r in ROUTES for i in range(12)),
     *(row(f"aside {i}", "train", "none", oos=True) for i in range(5)),
-    *(row(f"far {i}", "test", "none", oos=True) for i in range(6)),
+    *(row(f"far {i}", "test", None, oos=True) for i in range(6)),
 ]
 
 
