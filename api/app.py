@@ -49,6 +49,7 @@ def create_app(settings: Settings, *, database_url: str) -> FastAPI:
             await _stop(state)
 
     app = FastAPI(title="Trimtab", version=VERSION, description=_ABOUT, lifespan=lifespan, redoc_url=None)
+    app.router.redirect_slashes = False  # a path is right or wrong; a redirect would trust the Host header
     for module in (deciding, inferences, feedback, versions, nights, health):
         app.include_router(module.router)
     add_error_handlers(app)
@@ -112,14 +113,23 @@ class _CountRequests:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        def count(status: int) -> None:
+            metrics: Metrics = scope["app"].state.server.metrics
+            path = getattr(scope.get("route"), "path", "unknown")
+            metrics.requests.labels(path, str(status)).inc()
+
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                metrics: Metrics = scope["app"].state.server.metrics
-                path = getattr(scope.get("route"), "path", "unknown")
-                metrics.requests.labels(path, str(message["status"])).inc()
+                count(message["status"])
             await send(message)
 
-        await self._app(scope, receive, counted if scope["type"] == "http" else send)
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        try:
+            return await self._app(scope, receive, counted)
+        except Exception:  # is answered 500 further out
+            count(500)
+            raise
 
 
 def _describe_bodies(app: FastAPI) -> None:

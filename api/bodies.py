@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from api.errors import ApiError
 from api.schemas import Strict
@@ -14,7 +15,8 @@ async def read_body(request: Request, *, limit: int) -> bytes:
     """Return the raw body.
 
     Raises:
-        ApiError: 415 for another type or a compressed body, 413 for more than ``limit`` bytes.
+        ApiError: 415 for another type or a compressed body, 413 for more than ``limit`` bytes, 400 for less than were
+            announced.
     """
     kind = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if kind != "application/json":
@@ -25,10 +27,13 @@ async def read_body(request: Request, *, limit: int) -> bytes:
     if not declared.isascii() or not declared.isdigit() or int(declared) > limit:
         raise too_large(limit)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_large(limit)
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise too_large(limit)
+    except ClientDisconnect:  # nobody reads this answer, but it is counted
+        raise ApiError(400, "incomplete_body", "The body ended before its announced length.") from None
     return bytes(body)
 
 

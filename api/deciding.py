@@ -110,7 +110,10 @@ class Deciding:
         router = self._current()
         if router is None:
             return [NotReady(NotReady.__doc__) for _ in questions]
-        encodings = self._encodings.get([question.query for question in questions])
+        try:
+            encodings = self._encodings.get([question.query for question in questions])
+        except Exception as error:  # noqa: BLE001  # the request edge: nobody may wait for ever
+            return [error for _ in questions]
         results: list[Decision | Exception] = []
         for question in questions:
             try:

@@ -1,5 +1,6 @@
 """What clients send. Strict: no coercion, no unknown keys, no NaN, no NUL, times with a zone."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -12,8 +13,17 @@ def _without_nul(value: str) -> str:
     return value
 
 
+def _near(value: datetime) -> datetime:
+    if not _EARLIEST <= value <= datetime.now(UTC) + CLOCK_ERROR:
+        raise ValueError("must lie between the year 2000 and tomorrow")
+    return value
+
+
+CLOCK_ERROR = timedelta(days=1)
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _Clean = AfterValidator(_without_nul)
-Id = Annotated[str, Field(min_length=1, max_length=512), _Clean]
+Moment = Annotated[AwareDatetime, AfterValidator(_near)]
+Id = Annotated[str, Field(min_length=1, max_length=256), _Clean]  # trace_id and span_id must fit one index row
 Name = Annotated[str, Field(min_length=1, max_length=200), _Clean]
 Query = Annotated[str, Field(min_length=1, max_length=100_000), _Clean]
 LongText = Annotated[str, Field(max_length=1_000_000), _Clean]
@@ -22,6 +32,7 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 Amount = Annotated[float, Field(ge=0, le=1e12)]
 Chance = Annotated[float, Field(ge=0, le=1)]
 Index = Annotated[int, Field(ge=0, le=1_000)]
+Offset = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class Strict(BaseModel):
@@ -64,8 +75,8 @@ class SegmentBody(Strict):
     """One segment: its span, its route, and what came of it."""
 
     segment_index: Index
-    start: Count | None = None
-    end: Count | None = None
+    start: Offset | None = None
+    end: Offset | None = None
     text: Query | None = None
     route: Name | None = None
     model: Name | None = Field(None, description="The model that answered.")
@@ -105,7 +116,7 @@ class InferenceEvent(Strict):
             }
         }
     )
-    inference_id: UUID | None = Field(None, strict=False, description="As /v1/route gave it; made here when missing.")
+    inference_id: UUID | None = Field(None, description="As /v1/route gave it; made here when missing.")
     client_request_id: Id | None = None
     response_id: Id | None = None
     trace_id: Id | None = None
@@ -126,10 +137,10 @@ class InferenceEvent(Strict):
     ttft_ms: Amount | None = None
     finish_reason: Name | None = None
     error_type: Name | None = None
-    started_at: AwareDatetime | None = Field(None, strict=False)
-    ended_at: AwareDatetime | None = Field(None, strict=False)
-    occurred_at: AwareDatetime | None = Field(None, strict=False)
-    client_sent_at: AwareDatetime | None = Field(None, strict=False, description="Your clock now; repairs its error.")
+    started_at: Moment | None = None
+    ended_at: Moment | None = None
+    occurred_at: Moment | None = None
+    client_sent_at: Moment | None = Field(None, description="Your clock now; repairs its error.")
     segments: Annotated[list[SegmentBody], Field(max_length=100)] = []
 
     @model_validator(mode="after")
@@ -140,6 +151,8 @@ class InferenceEvent(Strict):
             raise ValueError("span_id needs trace_id")
         if len({s.segment_index for s in self.segments}) < len(self.segments):
             raise ValueError("segments name one segment_index twice")
+        if self.occurred_at and self.client_sent_at and self.occurred_at - self.client_sent_at > CLOCK_ERROR:
+            raise ValueError("occurred_at is more than a day after client_sent_at")
         return self
 
 
@@ -167,8 +180,8 @@ class FeedbackEvent(Judgement):
     model_config = ConfigDict(
         json_schema_extra={"example": {"inference_id": "01936f5e-7a3c-7d2e-8f10-3b8f0c9d1e2f", "value": "up"}}
     )
-    feedback_id: UUID | None = Field(None, strict=False, description="Your own id makes repeating safe.")
-    inference_id: UUID | None = Field(None, strict=False)
+    feedback_id: UUID | None = Field(None, description="Your own id makes repeating safe.")
+    inference_id: UUID | None = None
     client_request_id: Id | None = None
     response_id: Id | None = None
     trace_id: Id | None = None
@@ -176,7 +189,7 @@ class FeedbackEvent(Judgement):
     external_call_id: Id | None = None
     annotator_kind: Literal["HUMAN", "LLM", "CODE"] = "HUMAN"
     submitter: Id | None = Field(None, description="Who judges; kept as a keyed hash only.")
-    occurred_at: AwareDatetime | None = Field(None, strict=False)
+    occurred_at: Moment | None = None
 
     @model_validator(mode="after")
     def _names_one_target(self) -> "FeedbackEvent":

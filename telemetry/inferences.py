@@ -31,7 +31,7 @@ _SEGMENT_COLUMNS = tuple(c.name for c in segment.columns)
 _PAYLOAD_COLUMNS = ("inference_id", "query", "answer", "embedding", "encoder", "redaction")
 # occurred = created + received - sent: what the client's clock is off by is taken out.
 _OCCURRED = "coalesce(r.occurred_at + (clock_timestamp() - r.client_sent_at), r.occurred_at, clock_timestamp())"
-_BAD_DATA = ("22", "23")  # SQLSTATE classes: data exception, integrity constraint violation
+_BAD_DATA = ("22", "23", "54")  # SQLSTATE classes: data exception, integrity constraint violation, limit exceeded
 
 
 def store_inferences(conn: Connection, items: Sequence[Inference]) -> list[StoreResult]:

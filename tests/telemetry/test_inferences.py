@@ -110,6 +110,12 @@ def test_bad_rows_do_not_harm_their_batch(connection: Connection, bad: int) -> N
     assert connection.execute(select(func.count()).select_from(dead_letter)).scalar_one() == bad
 
 
+def test_an_id_too_long_for_an_index_harms_nobody_else(connection: Connection) -> None:
+    endless = "".join(random.Random(0).choices([chr(c) for c in range(0x4E00, 0x9FFF)], k=5_000))  # does not compress
+    results = store_inferences(connection, [logged(), logged(trace_id=endless), logged()])
+    assert [r.status for r in results] == ["stored", "quarantined", "stored"]
+
+
 def test_two_inferences_with_one_span_conflict(connection: Connection) -> None:
     first, second = (logged(trace_id="t", span_id="s") for _ in range(2))
     assert [r.status for r in store_inferences(connection, [first])] == ["stored"]
