@@ -51,7 +51,10 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     StaleActivation: (409, "stale_activation"),
     DamagedArtifact: (409, "damaged_version"),
 }
-_DATABASE_AWAY = str(DatabaseUnavailable.__doc__)
+_SENTENCES = {
+    "database_unavailable": str(DatabaseUnavailable.__doc__),
+    "database_busy": "All connections to the database are in use; try again in a second.",
+}
 _TITLES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "wrong_type"}
 
 
@@ -94,7 +97,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
 async def _domain_error(_request: Request, error: Exception) -> Response:
     status, code = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
-    detail = _DATABASE_AWAY if code == "database_unavailable" else str(error) or str(type(error).__doc__)
+    detail = _SENTENCES.get(code) or str(error) or str(type(error).__doc__)
     return problem(status, code, detail)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from telemetry.records import Feedback, Inference, StoreResult
 
 FLUSH_ROWS = 500
 ANSWER_SECONDS = 4.0
+STOP_SECONDS = 8.0
 _Event = Inference | Feedback
 
 
@@ -49,7 +51,9 @@ class Intake:
         self._changed = threading.Condition()
         self._closing = False
         self.counts: Counter[str] = Counter()
-        self._threads = [threading.Thread(target=self._flush_forever, name=f"intake-{i}") for i in range(flushers)]
+        self._threads = [
+            threading.Thread(target=self._flush_forever, name=f"intake-{i}", daemon=True) for i in range(flushers)
+        ]
 
     def start(self) -> None:
         """Start the flushers."""
@@ -57,12 +61,13 @@ class Intake:
             thread.start()
 
     def stop(self) -> None:
-        """Store what waits, then end the flushers."""
+        """Store what waits, then end the flushers; a hung database is not waited for, nothing of it is acknowledged."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     @property
     def waiting(self) -> int:

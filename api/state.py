@@ -1,12 +1,14 @@
 """What one server process holds while it runs."""
 
+import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from anyio import to_thread
 from fastapi import Request
 from sqlalchemy import Connection, Engine
-from starlette.concurrency import run_in_threadpool
 
 from api.deciding import Deciding
 from api.intake import Intake
@@ -14,8 +16,10 @@ from api.metrics import Metrics
 from api.recording import Recording
 from api.settings import Settings
 from router.watch import RouterWatch
+from telemetry.database import DatabaseUnavailable
 
 Result = TypeVar("Result")
+ANSWER_SECONDS = 4.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,13 +37,27 @@ class ServerState:
     draining: bool = False
 
     async def read(self, query: Callable[[Connection], Result]) -> Result:
-        """Run ``query`` on a connection of its own in a thread, and commit."""
+        """Run ``query`` on a connection of its own in a thread, and commit.
+
+        Raises:
+            DatabaseUnavailable: it took too long: a hung server says nothing. It is not committed then.
+        """
+        given_up = threading.Event()
 
         def run() -> Result:
             with self.engine.begin() as connection:
-                return query(connection)
+                result = query(connection)
+                if given_up.is_set():
+                    raise DatabaseUnavailable(DatabaseUnavailable.__doc__)
+                return result
 
-        return await run_in_threadpool(run)
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await to_thread.run_sync(run, abandon_on_cancel=True)
+        except TimeoutError:
+            raise DatabaseUnavailable(DatabaseUnavailable.__doc__) from None
+        finally:
+            given_up.set()
 
 
 def state_of(request: Request) -> ServerState:

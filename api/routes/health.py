@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import text
 
 from api.state import ServerState, state_of
+from telemetry.database import DatabaseUnavailable
 
 router = APIRouter(tags=["health"])
 DATABASE_SECONDS = 2.5
@@ -32,7 +33,7 @@ async def readyz(request: Request) -> JSONResponse:
         "draining": state.draining,
         "router_version": None if current is None else current.version.number,
         "database": "ok" if database else "unavailable",
-        "problem": state.watch.problem,
+        "problem": state.watch.problem or (None if database else str(DatabaseUnavailable.__doc__)),
         "events_waiting": state.intake.waiting,
         "decisions_not_logged": state.intake.counts["unlogged"],
     }

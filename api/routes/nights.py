@@ -7,6 +7,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
+from sqlalchemy import text
 
 from api.bodies import body_of, parse_body
 from api.errors import ApiError
@@ -25,6 +26,7 @@ async def start_run(request: Request) -> JSONResponse:
     """Start a night in a process of its own; look at it under the id that is answered."""
     state = state_of(request)
     wanted, _ = await parse_body(request, LearnRequest, limit=state.settings.max_body_bytes)
+    await state.read(lambda conn: conn.execute(text("select 1")).scalar_one())  # without a database no night begins
     run_id = new_id()
     command = [sys.executable, "-m", "api.cli.main", "learn", "--run-id", str(run_id), "--json"]
     process = await asyncio.create_subprocess_exec(
