@@ -1,0 +1,101 @@
+"""TRIMTAB_STORE_TEXT: what stands in the tables as full, redacted and none, and that a night learns without text."""
+
+import time
+from dataclasses import replace
+from uuid import uuid4
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from api.settings import read_settings
+from learner.first_version import build_first_version
+from learner.nightly import run_night
+from router.registry import load, publish
+from telemetry.tables import metadata
+from tests.api.conftest import running
+from tests.learner.world import QUICK, accuracy, fleet, questions
+
+ADDRESS, NUMBER, WORD, PERSON = "ann.lee@example.com", "4111 1111 1111 1111", "quetzalcoatl", "person-of-interest"
+SAID = f"where is the {WORD} for {ADDRESS}, paid with {NUMBER}"
+REDACTED = f"where is the {WORD} for [redacted] paid with [redacted]"
+
+
+@pytest.fixture(scope="module")
+def built(encoder):
+    return replace(build_first_version(fleet(), encoder=encoder), splitter={})
+
+
+@pytest.fixture
+def first(built, engine):
+    """Version 1 of the shop, published."""
+    with engine.begin() as connection:
+        publish(connection, built, actor="a test", reason="the first", parent=None)
+    return built
+
+
+@pytest.fixture
+def everything(engine):
+    """Returns all rows of all tables as one text."""
+
+    def dump():
+        with engine.connect() as connection:
+            tables = [connection.execute(text(f"select t::text from {t.name} t")) for t in metadata.sorted_tables]
+            return "\n".join(row[0] for rows in tables for row in rows)
+
+    return dump
+
+
+def served(engine, home, mode):
+    return running(read_settings(home=home, store_text=mode), engine.url.render_as_string(hide_password=False))
+
+
+def say_everything(client):
+    """A decision, a split one, a logged event that is split, a conflict and votes, all with texts and people."""
+    key = client.post("/v1/route", json={"query": SAID, "metadata": {"end_user": PERSON}}).json()["inference_id"]
+    parts = {"segments": [{"segment_index": i, "text": SAID, "route": "billing"} for i in range(2)]}
+    event = {"query": SAID, "answer": SAID, "end_user": PERSON, "decision": {"route": "billing"}, **parts}
+    logged = client.post("/v1/inferences", json=event)
+    batch = client.post("/v1/inferences:batch", json={"data": [event, {**event, "cost": -1}]})
+    answered = client.post("/v1/inferences", json={"inference_id": key, "answer": SAID})
+    vote = {"feedback_id": str(uuid4()), "inference_id": key, "value": "down", "comment": SAID, "submitter": PERSON}
+    voted = client.post("/v1/feedback", json=vote)
+    revised = client.put(f"/v1/feedback/{vote['feedback_id']}", json={"value": "up", "comment": SAID})
+    statuses = [answer.status_code for answer in (logged, batch, answered, voted, revised)]
+    assert statuses in ([201, 207, 201, 201, 200], [201, 207, 201, 202, 200])
+    end = time.monotonic() + 10
+    while "route" not in client.get(f"/v1/inferences/{key}").json()["sources"]:
+        assert time.monotonic() < end
+    return client.get(f"/v1/inferences/{key}").json()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kept"), [("full", SAID), ("redacted", REDACTED), ("none", None)], ids=["full", "redacted", "none"]
+)
+def test_texts_are_kept_as_the_setting_says_and_people_never(engine, first, home, everything, mode, kept):
+    with served(engine, home, mode) as address, httpx.Client(base_url=address, timeout=20) as client:
+        shown = say_everything(client)
+    assert (shown["payload"]["query"], shown["payload"]["answer"], shown["payload"]["redaction"]) == (kept, kept, mode)
+    assert shown["payload"]["embedding"] == {"bytes": 768}
+    assert [vote["comment"] for vote in shown["feedback"]] == [kept, kept]
+    rows = everything()
+    assert (ADDRESS in rows, NUMBER in rows, WORD in rows) == (mode == "full", mode == "full", mode != "none")
+    assert WORD.encode().hex() not in rows
+    assert PERSON not in rows
+
+
+@pytest.mark.slow
+def test_without_any_text_a_night_still_learns_from_embeddings(engine, first, encoder, home, everything):
+    asked = questions()
+    with served(engine, home, "none") as address, httpx.Client(base_url=address, timeout=20) as client:
+        for i, (query, right) in enumerate(asked):
+            decision = client.post("/v1/route", json={"query": query, "session_id": f"s{i}"}).json()
+            thumb = "up" if decision["route"] == right else "down"
+            vote = {"inference_id": decision["inference_id"], "value": thumb, "submitter": f"user {i % 60}"}
+            assert client.post("/v1/feedback", json=vote).status_code in (201, 202)
+    assert not [query for query, _ in asked if query in everything()]
+    result = run_night(engine, encoder=encoder, settings=QUICK, actor="a test")
+    assert result.verdict == "published", result.report
+    with engine.connect() as connection:
+        learned = load(connection, result.version)
+    assert accuracy(learned, encoder, asked) > accuracy(first, encoder, asked) + 0.05
