@@ -88,6 +88,8 @@ class EmbeddedPostgres:
             self._claim.unlink(missing_ok=True)
             if not _users(self._place.state):
                 stop_server(self._place.data, process=self._process)
+                with contextlib.suppress(OSError):  # it is made again by the next start
+                    self._place.socket.rmdir()
 
     def restart_if_dead(self) -> bool:
         """Bring the server back if it died (it was killed, say). Returns whether it had to be started."""

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import psycopg
 import pytest
@@ -172,8 +173,11 @@ def test_an_ordinary_user_may_have_a_home_longer_than_a_socket_path_may_be(home)
             assert "error" not in got, got
             assert got["uid"] == uid_of(got["server"]) == (long_home / "postgres/data").stat().st_uid == NOBODY.pw_uid
             assert write_row(got["url"]) > 0
+            sockets = Path(unquote(got["url"].partition("host=")[2]))
+            assert sockets.is_dir()
             leave(user)
         assert not alive(got["server"])
+        assert not sockets.exists()
 
 
 @only_root
@@ -253,6 +257,7 @@ def test_lock_files_that_were_left_behind_do_not_keep_the_server_from_starting(h
         text = "" if named == "nothing" else f"{other.pid}\n{state / 'data'}\n1\n5432\n{state / 'socket'}\n\n"
         locks = (state / "data/postmaster.pid", state / "socket/.s.PGSQL.5432.lock")
         try:
+            locks[1].parent.mkdir(exist_ok=True)
             for lock in locks:
                 lock.write_text(text)
                 os.chown(lock, data_of(home).stat().st_uid, -1)
