@@ -21,7 +21,6 @@ from router.activations import (
     ways_back,
 )
 from router.artifact import Artifact, DamagedArtifact, pack
-from router.canary import open_router
 from router.stored_versions import (
     UnknownVersion,
     VersionRecord,
@@ -31,6 +30,7 @@ from router.stored_versions import (
     read_artifact,
     read_version,
 )
+from router.trial import open_router
 from router.version import RouterVersion
 from telemetry.tables import learner_lease, router_artifact, router_version
 

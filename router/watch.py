@@ -11,11 +11,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from router.activations import CHANNEL, active
 from router.artifact import DamagedArtifact, unpack
-from router.canary import open_router
 from router.decide import Router
 from router.decision import Policy
 from router.fleet import Fleet
 from router.stored_versions import UnknownVersion, read_artifact
+from router.trial import open_router
 from router.version import RouterVersion, rules_only_version
 from router.version_cache import read_cache, write_cache
 from telemetry.database import CONNECT_TIMEOUT_S, create_engine, parse_url
@@ -41,7 +41,7 @@ class RouterWatch:
     """Keeps ``current`` at the version that is active in the registry.
 
     A notification wakes it; behind it, it asks for the newest seq every ``poll_seconds``. A version that is damaged,
-    fails its canary queries or wants another encoder is not swapped in: the last good one goes on and ``problem`` says
+    fails its trial queries or wants another encoder is not swapped in: the last good one goes on and ``problem`` says
     why. With the database away the watch reconnects, and a process that starts then takes the version cached on disk,
     or else the rules of its fleet.
 

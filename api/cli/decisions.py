@@ -26,9 +26,9 @@ def route(
     import numpy as np
 
     from api.routes.deciding import decision_json
-    from router.canary import open_router
     from router.decide import decide
     from router.encoder import load_encoder
+    from router.trial import open_router
     from telemetry.ids import new_id
 
     if not question.strip():

@@ -8,7 +8,7 @@ from router.decision import Policy
 from router.rules import BadPattern
 from router.version import RouterVersion
 
-_CANARIES = 16
+_TRIED = 16
 
 
 def open_router(version: RouterVersion, *, policy: Policy = "cost_aware") -> Router:
@@ -21,11 +21,11 @@ def open_router(version: RouterVersion, *, policy: Policy = "cost_aware") -> Rou
         router = Router(version, policy=policy)
     except BadPattern as error:
         raise DamagedArtifact("fleet.json", f"a keyword cannot be compiled: {error}") from None
-    X = version.centroids.vectors[:_CANARIES]
+    X = version.centroids.vectors[:_TRIED]
     if len(X):
         choices = decide_many(router, X)
         finite = np.isfinite(choices.probabilities).all() and np.isfinite(choices.utilities).all()
         sums = np.concatenate([choices.probabilities.sum(axis=1), choices.propensities.sum(axis=1)])
         if not finite or not np.allclose(sums, 1.0, atol=1e-6):
-            raise DamagedArtifact("centroids.safetensors", "canary queries score with numbers that make no sense")
+            raise DamagedArtifact("centroids.safetensors", "trial queries score with numbers that make no sense")
     return router
