@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -65,11 +66,22 @@ class ServeProcess:
 
 
 @contextlib.contextmanager
+def signals_as_at_a_terminal() -> Iterator[None]:
+    """What is started here hears Ctrl-C and a hang-up, though who runs the tests may ignore them (nohup, a job)."""
+    kept = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def serving(home: Path, *arguments: str, port: int = 0, **more: str) -> Iterator[ServeProcess]:
     """Run ``trimtab serve`` until it answers; what still runs at the end is stopped."""
     output = home / f"serve-{uuid4().hex[:8]}.log"
     command = [*TRIMTAB, "serve", "--port", str(port), *arguments]
-    with output.open("w") as file:
+    with output.open("w") as file, signals_as_at_a_terminal():
         process = subprocess.Popen(
             command, env=environment(home, **more), stdout=file, stderr=subprocess.STDOUT, text=True
         )

@@ -16,7 +16,7 @@ import pytest
 
 from api.cli.main import main
 from telemetry import embedded_postgres
-from tests.api.cli.processes import TRIMTAB, environment, trimtab, wait_for
+from tests.api.cli.processes import TRIMTAB, environment, signals_as_at_a_terminal, trimtab, wait_for
 
 pytestmark = pytest.mark.slow
 ONE_NIGHT = ("demo", "--nights", "1", "--per-night")
@@ -93,18 +93,15 @@ def demo(home):
     data.write_bytes(json_lines(rows("bank", "travel")))
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
-    # Who runs the tests may ignore these (nohup, a job in the background), and children would inherit it.
-    kept = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)}
-    process = subprocess.Popen(
-        [*TRIMTAB, *ONE_NIGHT, "100", "--data", str(data)],
-        env=environment(home, TERM="dumb", COLUMNS="160", **NO_SPLITTER),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    for number, handler in kept.items():
-        signal.signal(number, handler)
+    with signals_as_at_a_terminal():
+        process = subprocess.Popen(
+            [*TRIMTAB, *ONE_NIGHT, "100", "--data", str(data)],
+            env=environment(home, TERM="dumb", COLUMNS="160", **NO_SPLITTER),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
     os.close(theirs)
     yield Demo(home=home, process=process, terminal=ours)
     if process.poll() is None:
