@@ -39,7 +39,9 @@ def read_fleet_text(path: Path) -> str:
     except FileNotFoundError:
         raise FleetError("there is no such file; write one or name another", source=source) from None
     except (OSError, ValueError) as error:
-        raise FleetError(f"the file cannot be read ({type(error).__name__})", source=source) from None
+        folder = isinstance(error, IsADirectoryError)
+        why = "it is a folder; name the file in it" if folder else f"the file cannot be read ({type(error).__name__})"
+        raise FleetError(why, source=source) from None
     if len(data) > MOST_BYTES:
         raise FleetError(f"the file is larger than {MOST_BYTES >> 20} MiB; shorten it", source=source)
     try:

@@ -2,7 +2,6 @@
 
 import getpass
 import os
-import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +18,6 @@ from telemetry.tables import metadata
 
 TEMPLATE = "trimtab_template"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-
-def pytest_configure() -> None:
-    """Under nohup a closed terminal is ignored, by every server that a test starts too; they are to heed it."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The style budget: short functions, small modules, names that say something."""
 
 import ast
+import re
 import statistics
 from pathlib import Path
 
@@ -51,6 +52,15 @@ def test_every_module_has_a_name_of_its_own_that_says_what_is_inside(package):
     inside = [path.relative_to(REPOSITORY / package) for path in python_files(package)]
     words = {part.removesuffix(".py") for path in inside for part in path.parts}
     assert words & (NAMELESS | set(PACKAGES)) == set()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_map_of_modules_names_every_module_and_nothing_else(package):
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    rows = page.partition(f"| **{package}** |")[2].partition("| **")[0].splitlines()
+    named = {name for row in rows if row.startswith("| `") for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
+    paths = [path.relative_to(REPOSITORY / package) for path in python_files(package) if path.name != "__init__.py"]
+    assert named == {f"{path.parts[0]}/" if path.parts[1:] else path.name for path in paths}
 
 
 @pytest.mark.parametrize("folder", ["tests", "migrations"])

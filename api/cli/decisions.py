@@ -95,7 +95,7 @@ def inference(
         key = _resolve(conn, inference_id)
         stored = read_inference(conn, key) if key else None
         if stored is None:
-            raise SystemExit(f"trimtab: there is no inference {inference_id[:80]!r}.")
+            raise SystemExit(f"trimtab: There is no inference {inference_id[:80]!r}; POST /v1/route answers the ids.")
         shown = inference_json(stored, version=served_by(conn, stored))
     if json:
         print_json(shown)

@@ -121,7 +121,8 @@ def runs(limit: Limit = 20, json: AsJson = False) -> None:
         [row["run_id"], short_time(row["started_at"]), row["status"], row["verdict"], row["candidate"], row["error"]]
         for row in found
     ]
-    show_table("", ["night", "began, UTC", "status", "verdict", "candidate", "error"], rows)
+    columns = ["night", "began, UTC", "status", "verdict", "candidate", "error"]
+    show_table("", columns, rows, empty="No night has run yet; trimtab learn runs one.")
 
 
 def failures(
@@ -149,7 +150,8 @@ def failures(
         [f["kind"], f["inference_id"], f["suggested_route"], f"{f['weight']:.2f}", _evidence(f["evidence"])]
         for f in found
     ]
-    show_table("", ["kind", "inference", "suggested", "weight", "evidence"], rows)
+    columns = ["kind", "inference", "suggested", "weight", "evidence"]
+    show_table("", columns, rows, empty="No such failure was mined; trimtab runs lists the nights.")
 
 
 def _uuid(value: str | None) -> UUID | None:

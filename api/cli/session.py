@@ -59,12 +59,15 @@ def say(text: str, **more: Any) -> None:
     Console(soft_wrap=True, highlight=False).print(text, markup=False, **more)
 
 
-def show_table(title: str, columns: list[str], rows: list[list[object]]) -> None:
-    """Print a table for people."""
+def show_table(title: str, columns: list[str], rows: list[list[object]], *, empty: str = "") -> None:
+    """Print a table for people, or the sentence ``empty`` where there are no rows."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    if empty and not rows:
+        say(empty)
+        return
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)  # a file or a pipe has no width of its own

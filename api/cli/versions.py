@@ -1,19 +1,14 @@
 """Commands about router versions: list, look at, compare, activate, roll back, history."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from api.cli.session import Actor, AsJson, Reason, actor_name, database, print_json, say, short_time, show_table
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from router.difference import ChangedDecision
-    from router.version import RouterVersion
-
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many rows.")]
 IfSeq = Annotated[int | None, typer.Option(help="Only if this is still the newest activation.")]
+_NOTHING_YET = "There is no version yet; trimtab serve builds the first from your fleet."
 Number = Annotated[int, typer.Argument(help="The version's number.")]
 
 
@@ -34,7 +29,7 @@ def versions(limit: Limit = 50, json: AsJson = False) -> None:
         [r.number, r.status, r.parent, short_time(r.created_at), r.created_by, (r.report or {}).get("sentence", "")]
         for r in found
     ]
-    show_table("", ["version", "status", "parent", "made, UTC", "by", "report"], rows)
+    show_table("", ["version", "status", "parent", "made, UTC", "by", "report"], rows, empty=_NOTHING_YET)
 
 
 def show(number: Number, json: AsJson = False) -> None:
@@ -82,39 +77,22 @@ def diff(
 
     Example: trimtab diff 2 3
     """
-    from dataclasses import asdict
-
-    from api.lists import json_value
-    from router.difference import compare
-    from router.registry import load
+    from api.routes.versions import difference_json
 
     with database() as opened, opened.engine.connect() as conn:
-        old, new = load(conn, a), load(conn, b)
-        changed, of = _changed(conn, old, new)
-    difference = json_value(asdict(compare(old, new)))
+        difference = difference_json(conn, a, b, queries=5_000)
     if json:
-        queries = [asdict(change) for change in changed]
-        print_json({**difference, "changed_queries": {"total": len(changed), "of": of, "queries": queries}})
+        print_json(difference)
         return
     _show_movements(difference)
-    say(f"{len(changed)} of {of} logged queries change route.")
+    changed = difference["changed_queries"]
+    say(f"{changed['total']} of {changed['of']} logged queries change route.")
     rows: list[list[object]] = [
-        [c.text, f"{c.before} {c.probability_before:.0%}", f"{c.after} {c.probability_after:.0%}"]
-        for c in changed[:limit]
+        [c["text"], f"{c['before']} {c['probability_before']:.0%}", f"{c['after']} {c['probability_after']:.0%}"]
+        for c in changed["queries"][:limit]
     ]
     if rows:
         show_table("", ["query", f"version {a}", f"version {b}"], rows)
-
-
-def _changed(conn: "Connection", old: "RouterVersion", new: "RouterVersion") -> tuple[list["ChangedDecision"], int]:
-    """The newest distinct logged queries that change route between two versions of one encoder."""
-    from router.difference import changed_decisions
-    from telemetry.inference_reading import logged_queries
-
-    if old.encoder != new.encoder:
-        return [], 0
-    texts, X = logged_queries(conn, encoder=old.encoder, limit=5_000)
-    return changed_decisions(old, new, texts, X), len(texts)
 
 
 def activate(number: Number, reason: Reason, actor: Actor = None, if_seq: IfSeq = None, json: AsJson = False) -> None:
@@ -179,7 +157,7 @@ def history(
         rows: list[list[object]] = [
             [a.seq, short_time(a.activated_at), a.version, a.kind, a.actor, a.reason] for a in found
         ]
-        show_table("", ["seq", "from, UTC", "version", "kind", "who", "why"], rows)
+        show_table("", ["seq", "from, UTC", "version", "kind", "who", "why"], rows, empty=_NOTHING_YET)
         if verify and broken is None:
             say("The chain of hashes is whole.")
     if broken is not None:

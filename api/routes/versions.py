@@ -14,7 +14,7 @@ from api.errors import ApiError
 from api.lists import json_list, json_value
 from api.schemas import RollbackRequest, SwitchRequest
 from api.state import state_of
-from router.difference import compare
+from router.difference import changed_decisions, compare
 from router.registry import (
     Activation,
     VersionRecord,
@@ -26,6 +26,9 @@ from router.registry import (
     read_version,
     rollback,
 )
+from telemetry.inference_reading import logged_queries
+
+_QUERIES = 1_000  # a server has other things to do; trimtab diff looks at more
 
 router = APIRouter(prefix="/v1/router", tags=["versions"])
 Number = Annotated[int, Path(ge=0, lt=2**31)]
@@ -58,8 +61,29 @@ def version_with_difference(conn: Connection, number: int) -> dict[str, Any]:
     shown = version_json(record, report=True)
     shown["difference"] = None
     if record.parent is not None:
-        shown["difference"] = json_value(asdict(compare(load(conn, record.parent), load(conn, number))))
+        shown["difference"] = difference_json(conn, record.parent, number, queries=_QUERIES)
     return shown
+
+
+def difference_json(conn: Connection, before: int, after: int, *, queries: int) -> dict[str, Any]:
+    """Return how two versions differ: centroid movement per route, and which logged queries change route.
+
+    Args:
+        conn: where both are stored.
+        before: the earlier version's number.
+        after: the later version's number.
+        queries: how many of the newest distinct logged queries are decided by both.
+
+    Raises:
+        UnknownVersion: there is none of such a number.
+    """
+    old, new = load(conn, before), load(conn, after)
+    changed, of = [], 0
+    if old.encoder == new.encoder:
+        texts, X = logged_queries(conn, encoder=old.encoder, limit=queries)
+        changed, of = [asdict(change) for change in changed_decisions(old, new, texts, X)], len(texts)
+    shown: dict[str, Any] = json_value(asdict(compare(old, new)))
+    return {**shown, "changed_queries": {"total": len(changed), "of": of, "queries": changed}}
 
 
 @router.get("/versions")

@@ -2,6 +2,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import httpx
+import numpy as np
 import pytest
 from sqlalchemy import Engine
 
@@ -57,6 +58,35 @@ def test_a_version_shows_its_report_and_its_difference_to_its_parent(client: htt
     assert {m["degrees"] for m in body["difference"]["movements"]} == {0.0}
     listed = client.get("/v1/router/versions").json()["data"]
     assert [v["number"] for v in listed] == sorted((v["number"] for v in listed), reverse=True)
+
+
+def test_a_version_tells_which_logged_queries_go_elsewhere_than_by_its_parent(
+    client: httpx.Client, module_url: str
+) -> None:
+    text = "where is my parcel, it should be here by now"
+    stayed = client.post("/v1/route", json={"query": text}).json()
+    assert stayed["route"] != "account"
+    engine: Engine = create_engine(module_url)
+    with engine.begin() as conn:
+        version = load(conn, 1)
+        owners = np.zeros_like(version.centroids.owners)
+        owners[:, version.parameters.routes.index("account")] = 1.0  # everything belongs to one route
+        other = replace(version, centroids=replace(version.centroids, owners=owners), number=0, fingerprint="")
+        number = publish(conn, other, actor="test", reason="all to one", parent=1).number
+    engine.dispose()
+    found = wait_for_change(client, number, text)
+    assert (found["before"], found["after"]) == (stayed["route"], "account")
+    assert client.post("/v1/router/rollback", json={"reason": "done", "to": 1}).status_code == 200
+
+
+def wait_for_change(client: httpx.Client, number: int, text: str) -> dict[str, object]:
+    for _ in range(100):  # a decision is logged after it was answered
+        changed = client.get(f"/v1/router/versions/{number}").json()["difference"]["changed_queries"]
+        assert changed["of"] >= changed["total"]
+        for query in changed["queries"]:
+            if query["text"] == text:
+                return dict(query)
+    raise AssertionError(changed)
 
 
 def test_health_readiness_metrics_and_openapi_answer(client: httpx.Client) -> None:

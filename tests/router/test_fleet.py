@@ -126,7 +126,7 @@ def test_a_file_of_the_wrong_kind_is_refused(tmp_path, data, line, words):
 def test_a_missing_file_or_a_folder_is_refused(tmp_path):
     with pytest.raises(FleetError, match="no such file"):
         load_fleet(tmp_path / "none.yaml")
-    with pytest.raises(FleetError, match="cannot be read"):
+    with pytest.raises(FleetError, match="it is a folder"):
         load_fleet(tmp_path)
 
 

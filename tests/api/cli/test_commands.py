@@ -116,6 +116,7 @@ def test_versions_are_listed_shown_compared_activated_and_rolled_back(run, read,
     assert (shown["parent"], shown["difference"]["before"]) == (1, 1)
     assert max(m["degrees"] for m in shown["difference"]["movements"]) > 0.5
     assert read("diff", "1", str(second))["movements"] == shown["difference"]["movements"]
+    assert shown["difference"]["changed_queries"]["total"] == 0
     code, out, _ = run("diff", "1", str(second))
     assert (code, f"Centroids, version 1 → {second}" in out) == (0, True)
 
@@ -183,6 +184,7 @@ WRONG = [
     (2, ["serve", "--workers", "0"], "greater than or equal to 1"),
     (1, ["serve", "--fleet", "nowhere.yaml"], "nowhere.yaml"),
     (1, ["fleet", "check", "nowhere.yaml"], "nowhere.yaml"),
+    (1, ["fleet", "check", "/"], "/: it is a folder"),
     (2, ["learn", "--report", "/"], "is a directory"),
     (1, ["learn", "--report", "/dev/null/x/report.md"], "/dev/null"),
     (2, ["versions", "--limit", "0"], "greater than or equal to 1"),
@@ -196,8 +198,8 @@ WRONG = [
     (1, ["activate", "1", "--reason", "late", "--if-seq", "987654"], "Another activation came first"),
     (2, ["rollback"], "Missing option '--reason'"),
     (1, ["rollback", "--to", "999", "--reason", "x"], "no router version of that number"),
-    (1, ["inference", "no-such-id"], "there is no inference 'no-such-id'"),
-    (1, ["inference", "01936f5e-7a3c-7d2e-8f10-3b8f0c9d1e2f"], "there is no inference"),
+    (1, ["inference", "no-such-id"], "There is no inference 'no-such-id'"),
+    (1, ["inference", "01936f5e-7a3c-7d2e-8f10-3b8f0c9d1e2f"], "There is no inference"),
     (2, ["failures", "--kind", "grumbling"], "it is one of thumbs_down"),
     (2, ["failures", "--run", "7"], "it is not the id of a night"),
     (2, ["demo", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
@@ -237,5 +239,7 @@ def test_a_database_without_tables_is_told_how_to_get_them_and_migrate_makes_the
     assert (code, err) == (1, "trimtab: The database has not this version's tables; run trimtab migrate.\n")
     assert read("migrate") == read("migrate")
     assert read("versions") == []
+    told = {name: run(name)[1] for name in ("versions", "history", "runs", "failures")}
+    assert ["trimtab " in sentence and sentence.count("\n") == 1 for sentence in told.values()] == [True] * 4, told
     code, _, err = run("rollback", "--reason", "too early")
     assert (code, err.count("\n")) == (1, 1)
