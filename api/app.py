@@ -82,7 +82,7 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
         database_url=database_url,
         engine=engine,
         watch=watch,
-        deciding=Deciding(encoder, current=lambda: watch.current, remember=timedelta(minutes=settings.session_minutes)),
+        deciding=Deciding(encoder, arms=lambda: watch.arms, remember=timedelta(minutes=settings.session_minutes)),
         intake=intake,
         recording=Recording(store_text=settings.store_text, key=settings.hash_key()),
         metrics=metrics,

@@ -4,14 +4,15 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
 from api.errors import NotReady
+from router.arms import Arms
 from router.decide import Router, SessionState, advance_session, decide
-from router.decision import Decision
+from router.decision import Decision, Shadow
 from router.encoder import BATCH, Encoder, Encoding
 from telemetry.ids import new_id
 
@@ -61,13 +62,13 @@ class Deciding:
 
     Args:
         encoder: shared by all requests.
-        current: returns the router that decides now, None before there is one.
+        arms: returns what decides now, None before there is anything.
         remember: how long a session is kept after its last query.
     """
 
-    def __init__(self, encoder: Encoder, *, current: Callable[[], Router | None], remember: timedelta) -> None:
+    def __init__(self, encoder: Encoder, *, arms: Callable[[], Arms | None], remember: timedelta) -> None:
         self._encoder = encoder
-        self._current = current
+        self._arms = arms
         self._remember = remember
         self._encodings = _Encodings(encoder)
         self._sessions: OrderedDict[str, SessionState] = OrderedDict()
@@ -107,8 +108,8 @@ class Deciding:
                     future.set_result(result)
 
     def _decide_all(self, questions: list[Question]) -> list[Decision | Exception]:
-        router = self._current()
-        if router is None:
+        arms = self._arms()
+        if arms is None:
             return [NotReady(NotReady.__doc__) for _ in questions]
         try:
             encodings = self._encodings.get([question.query for question in questions])
@@ -117,25 +118,33 @@ class Deciding:
         results: list[Decision | Exception] = []
         for question in questions:
             try:
-                results.append(self._decide(router, question, encodings[question.query]))
+                results.append(self._decide(arms, question, encodings[question.query]))
             except Exception as error:  # noqa: BLE001  # the request edge: one query's error is its own
                 results.append(error)
         return results
 
-    def _decide(self, router: Router, question: Question, encoding: Encoding) -> Decision:
+    def _decide(self, arms: Arms, question: Question, encoding: Encoding) -> Decision:
         now = datetime.now(UTC)
         session = self._session(question.session_id, now=now)
-        decision = decide(
-            router,
-            question.query,
-            encoding,
-            encode=self._encoder.encode,
-            inference_id=new_id(),
-            rng=self._rng,
-            session=session,
-            explore=question.explore,
-            pinned=question.pinned,
-        )
+        inference_id = new_id()
+        router, other = arms.pick(question.session_id or str(inference_id))
+
+        def ask(router: Router, *, explore: bool) -> Decision:
+            return decide(
+                router,
+                question.query,
+                encoding,
+                encode=self._encoder.encode,
+                inference_id=inference_id,
+                rng=self._rng,
+                session=session,
+                explore=explore,
+                pinned=question.pinned,
+            )
+
+        decision = ask(router, explore=question.explore)
+        if other is not None and question.pinned is None:
+            decision = with_shadow(decision, ask(other, explore=False))
         if question.session_id is not None:
             self._sessions[question.session_id] = advance_session(router, session, decision, at=now)
             self._sessions.move_to_end(question.session_id)
@@ -152,3 +161,9 @@ class Deciding:
             if len(self._sessions) <= MOST_SESSIONS and now - oldest.at < self._remember:
                 return
             self._sessions.popitem(last=False)
+
+
+def with_shadow(decision: Decision, other: Decision) -> Decision:
+    """Return the decision with what the second version would have done."""
+    agrees = decision.destinations == other.destinations
+    return replace(decision, shadow=Shadow(router_version=other.router_version, route=other.route, agrees=agrees))

@@ -54,7 +54,7 @@ class Recording:
         self, decision: Decision, *, session_id: str | None, end_user: str | None, client_request_id: str | None
     ) -> Inference:
         """Return the router's own decision as it is logged."""
-        first = decision.segments[0]
+        first, shadow = decision.segments[0], decision.shadow
         split = len(decision.segments) > 1
         record = DecisionRecord(
             router_version=decision.router_version,
@@ -66,6 +66,9 @@ class Recording:
             propensity=float(np.prod([segment.propensity for segment in decision.segments])),
             explored=any(segment.explored for segment in decision.segments),
             split_reason=decision.split.reason,
+            shadow_version=shadow.router_version if shadow else None,
+            shadow_route=shadow.route if shadow else None,
+            shadow_agrees=shadow.agrees if shadow else None,
             candidates=_candidates(first.candidates),
             segments=tuple(self._segment(i, s) for i, s in enumerate(decision.segments)) if split else (),
         )

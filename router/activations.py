@@ -4,14 +4,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 from sqlalchemy import Connection, func, insert, select
 
 from router.artifact import canonical_json
+from telemetry.notifications import notify
 from telemetry.tables import router_activation
 
-ActivationKind = Literal["publish", "canary", "rollback", "auto_rollback"]
+ActivationKind = Literal["publish", "shadow", "canary", "holdout", "rollback", "auto_rollback", "pin", "unpin"]
 
 CHANNEL = "trimtab_router"
 _LOCK = int.from_bytes(b"trimtab", "big")
@@ -28,7 +29,10 @@ class StaleActivation(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activation:
-    """One row of the history: from ``activated_at`` on, ``version`` serves ``share`` of the sessions."""
+    """One row of the history: from ``activated_at`` on, ``version`` serves ``share`` of the sessions.
+
+    ``route`` is the one that a pin or its end is about, None where it is about the version.
+    """
 
     seq: int
     version: int
@@ -38,6 +42,7 @@ class Activation:
     reason: str
     hash: str
     activated_at: datetime
+    route: str | None = None
 
 
 def lock_activations(conn: Connection, *, if_seq: int | None = None) -> None:
@@ -62,7 +67,14 @@ def newest_seq(conn: Connection) -> int:
 
 
 def append_activation(
-    conn: Connection, version: int, *, kind: ActivationKind, actor: str, reason: str, share: float = 1.0
+    conn: Connection,
+    version: int,
+    *,
+    kind: ActivationKind,
+    actor: str,
+    reason: str,
+    share: float = 1.0,
+    route: str | None = None,
 ) -> Activation:
     """Append to the history and tell the server processes at commit; ``lock_activations`` comes first."""
     table = router_activation.c
@@ -72,25 +84,41 @@ def append_activation(
     )
     seq, now = conn.execute(drawn).one()
     unsigned = Activation(
-        seq=seq, version=version, share=share, kind=kind, actor=actor, reason=reason, hash="", activated_at=now
+        seq=seq,
+        version=version,
+        share=share,
+        kind=kind,
+        actor=actor,
+        reason=reason,
+        hash="",
+        activated_at=now,
+        route=route,
     )
     row = {**asdict(unsigned), "hash": chain_hash(last or _START, unsigned)}
     conn.execute(insert(router_activation).values(row))
     conn.execute(select(func.pg_notify(CHANNEL, str(seq))))
-    return Activation(**row)
+    done = Activation(**row)
+    notify(conn, {"event": kind, **_signed(done), "hash": done.hash})
+    return done
 
 
 def chain_hash(previous: str, activation: Activation) -> str:
     """sha256 over the previous row's hash and the canonical JSON of this row without its own hash."""
+    return hashlib.sha256(previous.encode() + canonical_json(_signed(activation))).hexdigest()
+
+
+def _signed(activation: Activation) -> dict[str, Any]:
     row = asdict(activation)
     del row["hash"]
+    if activation.route is None:  # rows from before there were pins keep their hashes
+        del row["route"]
     row["activated_at"] = activation.activated_at.astimezone(UTC).isoformat(timespec="microseconds")
-    return hashlib.sha256(previous.encode() + canonical_json(row)).hexdigest()
+    return row
 
 
 def active(conn: Connection, *, at: datetime | None = None) -> Activation | None:
     """What served at a time (now, when left out): the newest activation for all sessions up to then."""
-    query = select(router_activation).where(router_activation.c.share == 1)
+    query = select(router_activation).where(router_activation.c.share == 1, router_activation.c.route.is_(None))
     if at is not None:
         query = query.where(router_activation.c.activated_at <= at)
     row = conn.execute(query.order_by(router_activation.c.seq.desc()).limit(1)).mappings().one_or_none()
@@ -128,7 +156,7 @@ def ways_back(activations: Sequence[Activation]) -> list[int]:
     """
     stack: list[int] = []
     for activation in activations:
-        if activation.share < 1:
+        if activation.share < 1 or activation.route is not None:
             continue
         if activation.kind in ("rollback", "auto_rollback") and activation.version in stack:
             while stack[-1] != activation.version:

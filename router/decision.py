@@ -64,6 +64,15 @@ class SplitEvidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """What the second version would have done, without exploring: its first route; ``agrees`` when nothing differs."""
+
+    router_version: int
+    route: str
+    agrees: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """The decision for one query; ``segments`` has one element when the query was not split."""
 
@@ -76,8 +85,14 @@ class Decision:
     encoder: str
     router_version: int
     fingerprint: str
+    shadow: Shadow | None = None
 
     @property
     def route(self) -> str:
         """The route of the first segment: where an unsplit query goes."""
         return self.segments[0].route
+
+    @property
+    def destinations(self) -> tuple[tuple[int, int, str], ...]:
+        """What is sent where: the spans with their routes, all that somebody who asked can notice."""
+        return tuple((segment.start, segment.end, segment.route) for segment in self.segments)

@@ -21,6 +21,7 @@ from router.activations import (
     ways_back,
 )
 from router.artifact import Artifact, DamagedArtifact, pack
+from router.plan import read_plan
 from router.stored_versions import (
     UnknownVersion,
     VersionRecord,
@@ -32,14 +33,16 @@ from router.stored_versions import (
 )
 from router.trial import open_router
 from router.version import RouterVersion
-from telemetry.tables import learner_lease, router_artifact, router_version
+from telemetry.tables import learner_lease, router_activation, router_artifact, router_version
 
 __all__ = [
     "Activation",
     "ActivationKind",
     "LeaseLost",
     "NeverActive",
+    "NotShadowed",
     "NothingToRollBack",
+    "Pinned",
     "PublishedVersion",
     "RefusedVersion",
     "StaleActivation",
@@ -62,6 +65,7 @@ __all__ = [
 
 _LEASE = "night"
 _REFUSED = ("rejected", "quarantined")
+_TRIED = ("shadow", "canary")
 _SERVED = ("active", "retired")
 
 
@@ -71,6 +75,18 @@ class RefusedVersion(Exception):
     def __init__(self, number: int, status: str) -> None:
         self.number, self.status = number, status
         super().__init__(f"{self.__doc__} Version {number} is {status}.")
+
+
+class Pinned(Exception):
+    """A person pinned the version that serves, so nothing changes it by itself; end the pin with trimtab unpin."""
+
+
+class NotShadowed(Exception):
+    """A version for another encoder is first tried beside the serving one; start with trimtab rollout shadow."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"{self.__doc__} Version {number} was never in shadow.")
 
 
 class NeverActive(Exception):
@@ -134,6 +150,7 @@ def publish(
 
     Raises:
         LeaseLost: the lease has another token by now.
+        Pinned: a night would activate, but a person pinned what serves.
         UnknownVersion: there is no such parent.
         RefusedVersion: the same content was quarantined.
         DamagedArtifact: the version's numbers are not sound; nothing may be committed then.
@@ -154,6 +171,8 @@ def publish(
     open_router(load(conn, number))
     activation = None
     if status == "active":
+        if fencing_token is not None:
+            refuse_if_pinned(conn)
         activation = _switch(conn, number, kind="publish", actor=actor, reason=reason)
     return PublishedVersion(number=number, fingerprint=artifact.fingerprint, created=created, activation=activation)
 
@@ -161,20 +180,52 @@ def publish(
 def activate(
     conn: Connection, number: int, *, kind: ActivationKind, actor: str, reason: str, if_seq: int | None = None
 ) -> Activation:
-    """Let a registered version serve all sessions.
+    """Let a registered version serve all sessions; a second version beside the serving one ends with that.
 
     Raises:
         UnknownVersion: there is none of this number.
         RefusedVersion: it was rejected or quarantined.
         DamagedArtifact: its stored parts are not what was published.
+        NotShadowed: it is for another encoder and was never in shadow, nor did it serve before.
         StaleActivation: ``if_seq`` is not the newest seq.
     """
     lock_activations(conn, if_seq=if_seq)
+    check_fit(conn, number)
+    _refuse_new_encoder(conn, number)
+    return _switch(conn, number, kind=kind, actor=actor, reason=reason)
+
+
+def check_fit(conn: Connection, number: int) -> VersionRecord:
+    """Return what is registered, after loading and trying the version.
+
+    Raises:
+        UnknownVersion, RefusedVersion, DamagedArtifact: as ``activate``.
+    """
     record = read_version(conn, number)
     if record.status in _REFUSED:
         raise RefusedVersion(number, record.status)
     open_router(load(conn, number))
-    return _switch(conn, number, kind=kind, actor=actor, reason=reason)
+    return record
+
+
+def refuse_if_pinned(conn: Connection) -> None:
+    """Let nothing automatic pass while a person's pin holds.
+
+    Raises:
+        Pinned: it does.
+    """
+    now = active(conn)
+    if now is not None and now.kind == "pin":
+        raise Pinned(Pinned.__doc__)
+
+
+def _refuse_new_encoder(conn: Connection, number: int) -> None:
+    now = active(conn)
+    if now is None or read_version(conn, now.version).encoder == read_version(conn, number).encoder:
+        return
+    seen = select(router_activation.c.seq).where(router_activation.c.version == number).limit(1)
+    if conn.execute(seen).first() is None:
+        raise NotShadowed(number)
 
 
 def rollback(
@@ -188,7 +239,8 @@ def rollback(
 ) -> Activation:
     """Return to a version that served before.
 
-    Without ``to``, the nearest sound one of ``activations.ways_back``: a second rollback goes one further back.
+    Without ``to``, a version that is in shadow or canary is taken back first, and the one that serves stays; else the
+    nearest sound one of ``activations.ways_back`` serves: a second rollback goes one further back.
 
     Raises:
         NothingToRollBack: no earlier version is sound.
@@ -197,6 +249,8 @@ def rollback(
     """
     lock_activations(conn, if_seq=if_seq)
     activations = history(conn, limit=None, order="asc")
+    if to is None and (plan := read_plan(conn)) and plan.mode in _TRIED:
+        to = plan.main.version
     if to is None:
         to = next((number for number in ways_back(activations) if _is_sound(conn, number)), None)
         if to is None:
@@ -216,7 +270,7 @@ def quarantine_version(conn: Connection, number: int) -> None:
     lock_activations(conn)
     if read_version(conn, number).status == "active":
         raise RefusedVersion(number, "active")
-    _set_status(conn, number, "quarantined")
+    set_status(conn, number, "quarantined")
 
 
 def _hold_lease(conn: Connection, token: int) -> None:
@@ -261,16 +315,15 @@ def _store_parts(conn: Connection, number: int, artifact: Artifact) -> None:
 
 
 def _switch(conn: Connection, number: int, *, kind: ActivationKind, actor: str, reason: str) -> Activation:
-    conn.execute(
-        update(router_version)
-        .where(router_version.c.status == "active", router_version.c.number != number)
-        .values(status="retired")
-    )
-    _set_status(conn, number, "active")
+    for before, after in (("active", "retired"), ("canary", "candidate"), ("shadow", "candidate")):
+        others = (router_version.c.status == before) & (router_version.c.number != number)
+        conn.execute(update(router_version).where(others).values(status=after))
+    set_status(conn, number, "active")
     return append_activation(conn, number, kind=kind, actor=actor, reason=reason)
 
 
-def _set_status(conn: Connection, number: int, status: VersionStatus) -> None:
+def set_status(conn: Connection, number: int, status: VersionStatus) -> None:
+    """Write the status of a version; the caller holds ``lock_activations``."""
     conn.execute(update(router_version).where(router_version.c.number == number).values(status=status))
 
 

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from router.activations import CHANNEL, active
-from router.artifact import DamagedArtifact, unpack
-from router.decide import Router
+from router.activations import CHANNEL
+from router.arms import Arms
+from router.artifact import Artifact, DamagedArtifact, unpack
 from router.decision import Policy
 from router.fleet import Fleet
+from router.plan import Plan, read_plan
+from router.scoring import Router
 from router.stored_versions import UnknownVersion, read_artifact
 from router.trial import open_router
 from router.version import RouterVersion, rules_only_version
@@ -38,15 +41,15 @@ class WrongEncoder(Exception):
 
 
 class RouterWatch:
-    """Keeps ``current`` at the version that is active in the registry.
+    """Keeps ``arms`` at what is active in the registry: the version that serves, and a second one beside it.
 
     A notification wakes it; behind it, it asks for the newest seq every ``poll_seconds``. A version that is damaged,
     fails its trial queries or wants another encoder is not swapped in: the last good one goes on and ``problem`` says
-    why. With the database away the watch reconnects, and a process that starts then takes the version cached on disk,
-    or else the rules of its fleet.
+    why; a second version that is so is not tried here. With the database away the watch reconnects, and a process that
+    starts then takes the version cached on disk, or else the rules of its fleet.
 
     Attributes:
-        current: the router that decides; read it once per request. None only before ``start``, or where there is
+        arms: the routers that decide; read it once per request. None only before ``start``, or where there is
             neither database, cache nor fleet.
         seq: of the newest activation that was seen; 0 for none.
 
@@ -71,7 +74,7 @@ class RouterWatch:
         poll_seconds: float = POLL_SECONDS,
         announce: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.current: Router | None = None
+        self.arms: Arms | None = None
         self.seq = 0
         self._refusal: str | None = None
         self._away = False
@@ -85,6 +88,17 @@ class RouterWatch:
         self._announce = announce
         self._task: asyncio.Task[None] | None = None
         self._swapping: asyncio.Task[None] | None = None
+
+    @property
+    def current(self) -> Router | None:
+        """The router of the version that serves."""
+        return None if self.arms is None else self.arms.main
+
+    def fleet_of(self, number: int) -> Fleet | None:
+        """The fleet of a version that decides; of the one that serves where that number has left meanwhile."""
+        at_hand = [] if self.arms is None else [r for r in (self.arms.side, self.arms.main) if r is not None]
+        found = [router for router in at_hand if router.version.number == number] or at_hand[-1:]
+        return found[0].version.fleet if found else None
 
     @property
     def problem(self) -> str | None:
@@ -151,23 +165,46 @@ class RouterWatch:
         self.seq = row[0]
 
     def _swap(self) -> None:
-        """Read, verify and try the active version, then let it decide. Runs beside the event loop."""
+        """Read, verify and try what is active, then let it decide. Runs beside the event loop."""
         with self._engine.connect() as conn:
-            activation = active(conn)
-            if activation is None:
+            plan = read_plan(conn)
+            if plan is None:
                 return
-            number = activation.version
+            number = plan.main.version
             try:
                 artifact = read_artifact(conn, number)
-                known = artifact.fingerprint
-                if self.current is None or self.current.version.fingerprint != known:
-                    version = unpack(artifact.manifest, artifact.parts, fingerprint=known, number=number)
-                    self.current = self._ready(version)
-                    self._announce(f"Version {number} decides from now on.")
-                self._refusal = None
+                main = self._router(artifact, number)
             except (DamagedArtifact, UnknownVersion, WrongEncoder) as error:
                 self._refuse(f"Version {number} is not served: {error}")
                 return
+            self._refusal = None
+            swapped = self.current is not main
+            self.arms = self._with_side(conn, plan, main)
+        if swapped:
+            self._announce(f"Version {number} decides from now on.")
+            self._keep(artifact, number)
+
+    def _router(self, artifact: Artifact, number: int) -> Router:
+        """The router of this content: one that is at hand, or a new one that was verified and tried."""
+        at_hand = () if self.arms is None else (self.arms.main, self.arms.side)
+        for router in at_hand:
+            if router is not None and router.version.fingerprint == artifact.fingerprint:
+                return router
+        return self._ready(unpack(artifact.manifest, artifact.parts, fingerprint=artifact.fingerprint, number=number))
+
+    def _with_side(self, conn: Connection, plan: Plan, main: Router) -> Arms:
+        if plan.side is None:
+            return Arms(main=main)
+        number = plan.side.version
+        try:
+            side = self._router(read_artifact(conn, number), number)
+        except (DamagedArtifact, UnknownVersion, WrongEncoder) as error:
+            self._refuse(f"Version {number} is not tried here: {error}")
+            return Arms(main=main)
+        self._announce(f"Version {number} is beside it: {plan.mode}, {plan.side.share:.0%} of the sessions.")
+        return Arms(main=main, side=side, mode=plan.mode, share=plan.side.share)
+
+    def _keep(self, artifact: Artifact, number: int) -> None:
         try:
             write_cache(self._cache, artifact, number=number)
         except OSError as error:
@@ -182,12 +219,12 @@ class RouterWatch:
         try:
             version = read_cache(self._cache)
             if version is not None:
-                self.current = self._ready(version)
+                self.arms = Arms(main=self._ready(version))
                 self._announce(f"Version {version.number} decides, from the cache on disk.")
         except (DamagedArtifact, WrongEncoder, OSError) as error:
             self._refuse(f"The cached version is not served: {error}")
         if self.current is None and self._fleet is not None:
-            self.current = Router(rules_only_version(self._fleet), policy="rules")
+            self.arms = Arms(main=Router(rules_only_version(self._fleet), policy="rules"))
             self._announce("No router version is at hand; the keyword rules of the fleet decide.")
 
     def _database_is_away(self, away: bool) -> None:

@@ -16,7 +16,7 @@ from telemetry.tables import inference, inference_alias, inference_payload, segm
 ROUTE_ROAD = "route"
 _DECISION = (
     *("router_version", "policy", "cause", "route", "score", "margin", "candidates", "propensity", "explored"),
-    *("split_reason", "segment_count"),
+    *("split_reason", "segment_count", "shadow_version", "shadow_route", "shadow_agrees"),
 )
 _OUTCOME = (
     *("request_model", "response_model", "input_tokens", "output_tokens", "reasoning_output_tokens", "cost"),

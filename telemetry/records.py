@@ -54,7 +54,8 @@ class SegmentRecord:
 class DecisionRecord:
     """What the router chose, as it is logged. Written by the road ``route``, merged with the outcome by id.
 
-    All but ``route`` may be missing when a client logs a decision that another router took.
+    All but ``route`` may be missing when a client logs a decision that another router took. ``shadow_*`` is what a
+    second version would have done with the same query, where one was tried beside it.
     """
 
     route: str
@@ -66,6 +67,9 @@ class DecisionRecord:
     propensity: float | None = None
     explored: bool | None = None
     split_reason: str | None = None
+    shadow_version: int | None = None
+    shadow_route: str | None = None
+    shadow_agrees: bool | None = None
     candidates: tuple[CandidateRecord, ...] = ()
     segments: tuple[SegmentRecord, ...] = ()
 

@@ -66,6 +66,9 @@ inference = Table(
     Column("explored", Boolean),
     Column("split_reason", Text),
     Column("segment_count", SmallInteger),
+    Column("shadow_version", Integer, comment="decided beside; with its route, and whether it would do the same"),
+    Column("shadow_route", Text),
+    Column("shadow_agrees", Boolean),
     Column("request_model", Text),
     Column("response_model", Text),
     Column("input_tokens", BigInteger),
@@ -219,14 +222,17 @@ router_activation = Table(
     metadata,
     Column("seq", BigInteger, Identity(), primary_key=True),
     Column("version", Integer, ForeignKey("router_version.number"), nullable=False),
-    Column("share", Float, nullable=False, server_default="1", comment="of the sessions; 1 but for a canary"),
+    Column("share", Float, nullable=False, server_default="1", comment="of the sessions; 1 but for a second version"),
     Column("kind", Text, nullable=False),
+    Column("route", Text, comment="that is pinned or unpinned; null: the version"),
     Column("actor", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("hash", Text, nullable=False, comment="sha256 over the previous row's hash and this row"),
     _time("activated_at", now=True),
-    CheckConstraint("kind in ('publish', 'canary', 'rollback', 'auto_rollback')", name="kind"),
-    CheckConstraint("share > 0 and share <= 1", name="share"),
+    CheckConstraint(
+        "kind in ('publish', 'shadow', 'canary', 'holdout', 'rollback', 'auto_rollback', 'pin', 'unpin')", name="kind"
+    ),
+    CheckConstraint("share >= 0 and share <= 1", name="share"),
 )
 
 learner_lease = Table(
@@ -258,7 +264,7 @@ learner_run = Table(
     Column("error", Text),
     CheckConstraint("status in ('running', 'finished', 'failed', 'abandoned')", name="status"),
     CheckConstraint(
-        "verdict is null or verdict in ('published', 'held', 'canary', 'nothing_to_learn')", name="verdict"
+        "verdict is null or verdict in ('published', 'held', 'canary', 'shadow', 'nothing_to_learn')", name="verdict"
     ),
     Index(None, "started_at"),
 )
@@ -300,4 +306,25 @@ dead_letter = Table(
     Column("raw", LargeBinary, nullable=False),
     Column("replayed", Boolean, nullable=False, server_default=text("false")),
     _time("received_at", now=True),
+)
+
+golden_query = Table(
+    "golden_query",
+    metadata,
+    Column("golden_id", Text, primary_key=True, comment="sha256 of the query, its first 16 digits"),
+    Column("query", Text, nullable=False),
+    Column("routes", ARRAY(Text), nullable=False, comment="of its segments, in order"),
+    Column("inference_id", PG_UUID(as_uuid=True), comment="whose thumbs-down was promoted"),
+    Column("added_by", Text, nullable=False),
+    _time("added_at", now=True),
+)
+
+notification = Table(
+    "notification",
+    metadata,
+    Column("notification_id", BigInteger, Identity(), primary_key=True),
+    Column("body", JSONB, nullable=False, comment="as it is posted to the webhook"),
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),
+    Column("problem", Text, comment="why the last attempt failed"),
+    *(_time("created_at", now=True), _time("next_at", now=True), _time("delivered_at")),
 )

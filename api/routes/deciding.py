@@ -33,8 +33,7 @@ async def decide_route(request: Request, response: Response) -> dict[str, Any]:
     response.headers["x-request-id"] = str(decision.inference_id)
     response.headers["x-trimtab-route"] = decision.route
     response.headers["x-trimtab-version"] = str(decision.router_version)
-    current = state.watch.current
-    return decision_json(decision, fleet=current.version.fleet if current else None)
+    return decision_json(decision, fleet=state.watch.fleet_of(decision.router_version))
 
 
 def _log(state: ServerState, asked: RouteRequest, decision: Decision, *, size: int) -> None:

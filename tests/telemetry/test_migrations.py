@@ -29,6 +29,8 @@ insert into learner_lease values ('night', 1);
 insert into learner_run (run_id, fencing_token, status) values ('{id}', 1, 'running');
 insert into mined_failure (run_id, inference_id, kind, evidence, weight) values ('{id}', '{id}', 'reask', '{{}}', 1);
 insert into learner_consumption values ('{id}', 1, 1);
+insert into golden_query (golden_id, query, routes, added_by) values ('g', 'q', array['r'], 'me');
+insert into notification (body) values ('{{}}');
 insert into dead_letter (endpoint, reason_code, raw) values ('x', 'y', '');
 """
 
