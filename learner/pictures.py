@@ -1,14 +1,18 @@
-"""Pictures of a night: centroids before and after, failures, routes, and what the estimate says."""
+"""Pictures of a night: centroids before and after, failures by kind, routes."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from router.difference import SAME_WITHIN_DEGREES, partners
 from router.version import RouterVersion
 
-_SIZE = (9, 5.5)
+_WIDTH, _HEIGHT = 9.0, 5.5  # inches
+_ROUTE_HEIGHT = 0.32
+_MOST_NAMED = 20  # as many as there are colours
 
 
 def draw_pictures(
@@ -20,21 +24,22 @@ def draw_pictures(
     mpl.use("Agg")
     page.parent.mkdir(parents=True, exist_ok=True)
     made = []
-    for name, title, draw in (
-        ("centroids", "Centroids before and after", lambda ax: _centroids(ax, before, after)),
-        ("failures", "Failures by kind", lambda ax: _failures(ax, report)),
-        ("routes", "Right route and utility by route", lambda ax: _routes(ax, report)),
+    tall = max(_HEIGHT, _ROUTE_HEIGHT * len(report["routes"]))
+    for name, title, height, draw in (
+        ("centroids", "Centroids before and after", _HEIGHT, lambda ax: _centroids(ax, before, after)),
+        ("failures", "Failures by kind", _HEIGHT, lambda ax: _failures(ax, report)),
+        ("routes", "Right route and utility by route", tall, lambda ax: _routes(ax, report)),
     ):
         file = page.with_name(f"{page.stem}-{name}.png")
-        _save(draw, title, file)
+        _save(draw, title, file, height=height)
         made.append((title, file.name))
     return made
 
 
-def _save(draw: Any, title: str, file: Path) -> None:
+def _save(draw: Any, title: str, file: Path, *, height: float) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_SIZE, dpi=110, layout="constrained")
+    figure = Figure(figsize=(_WIDTH, height), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title)
     draw(axes)
@@ -44,7 +49,10 @@ def _save(draw: Any, title: str, file: Path) -> None:
 
 
 def _centroids(ax: Any, before: RouterVersion, after: RouterVersion) -> None:
-    """The plane of the two strongest directions of both versions' centroids; a point's colour is its owner."""
+    """The plane of the two strongest directions of both versions' centroids; colours are owners, lines are moves.
+
+    A cross without a line is gone, a dot without one is new.
+    """
     import matplotlib as mpl
 
     old, new = before.centroids, after.centroids
@@ -52,18 +60,31 @@ def _centroids(ax: Any, before: RouterVersion, after: RouterVersion) -> None:
     middle = together.mean(axis=0)
     _, _, axes = np.linalg.svd(together - middle, full_matrices=False)
     a, b = (old.vectors - middle) @ axes[:2].T, (new.vectors - middle) @ axes[:2].T
-    colours = mpl.colormaps["tab20"]
-    owner = new.owners.argmax(axis=1)
-    for point, color in zip(a, old.owners.argmax(axis=1), strict=True):
-        ax.scatter(*point, marker="x", s=22, color=colours(color % 20), alpha=0.55, linewidths=1)
-    for i, route in enumerate(after.parameters.routes):
-        rows = owner == i
-        if rows.any():
-            size = 14 + 60 * new.mass[rows] / max(float(new.mass.max()), 1e-9)
-            ax.scatter(b[rows, 0], b[rows, 1], s=size, color=colours(i % 20), alpha=0.8, label=route, linewidths=0)
-    ax.set_xlabel("first principal direction (crosses: before, dots: after)")
+    routes = list(dict.fromkeys((*after.parameters.routes, *before.parameters.routes)))
+    colours = mpl.colormaps["tab20"](np.arange(len(routes)) % _MOST_NAMED)
+    was, now = _owners(before, routes), _owners(after, routes)
+    angle, partner = partners(new.vectors, old.vectors)
+    moved = np.flatnonzero(angle <= SAME_WITHIN_DEGREES)
+    for start, end, colour in zip(a[partner[moved]], b[moved], colours[now[moved]], strict=True):
+        ax.plot(*zip(start, end, strict=True), color=colour, linewidth=1, alpha=0.7)
+    ax.scatter(a[:, 0], a[:, 1], marker="x", s=22, color=colours[was], alpha=0.6, linewidths=1)
+    mass = np.bincount(now, weights=new.mass, minlength=len(routes))
+    size = 14 + 60 * new.mass / max(float(new.mass.max(initial=0.0)), 1e-9)
+    for route in range(len(routes)):
+        rows = now == route
+        named = rows.any() and (mass > mass[route]).sum() < _MOST_NAMED
+        label = routes[route] if named else None
+        ax.scatter(b[rows, 0], b[rows, 1], s=size[rows], color=colours[route], alpha=0.8, label=label, linewidths=0)
+    ax.set_xlabel("first principal direction (crosses: before; dots: after; lines: the same centroid)")
     ax.set_ylabel("second principal direction")
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+
+
+def _owners(version: RouterVersion, routes: list[str]) -> npt.NDArray[np.int64]:
+    """(M,) for each centroid the place of its owner in ``routes``."""
+    place = np.array([routes.index(name) for name in version.parameters.routes], dtype=np.int64)
+    owners: npt.NDArray[np.int64] = place[version.centroids.owners.argmax(axis=1)]
+    return owners
 
 
 def _failures(ax: Any, report: Mapping[str, Any]) -> None:

@@ -118,8 +118,8 @@ def _owners(version: RouterVersion) -> npt.NDArray[np.str_]:
 
 def _movements(a: RouterVersion, b: RouterVersion) -> tuple[RouteMovement, ...]:
     owner_a, owner_b = _owners(a), _owners(b)
-    angle_a, partner_a = _partners(a.centroids.vectors, b.centroids.vectors)
-    angle_b, partner_b = _partners(b.centroids.vectors, a.centroids.vectors)
+    angle_a, partner_a = partners(a.centroids.vectors, b.centroids.vectors)
+    angle_b, partner_b = partners(b.centroids.vectors, a.centroids.vectors)
     found_a, found_b = angle_a <= SAME_WITHIN_DEGREES, angle_b <= SAME_WITHIN_DEGREES
     # Partners exist only where the other version has centroids at all; elsewhere nothing is found.
     elsewhere_a = found_a & (owner_b[partner_a] != owner_a) if len(owner_b) else found_a
@@ -145,7 +145,7 @@ def _movements(a: RouterVersion, b: RouterVersion) -> tuple[RouteMovement, ...]:
     return tuple(movements)
 
 
-def _partners(V: Array, W: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def partners(V: Array, W: Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """For each row of V the nearest row of W: angle in degrees and its number; 180 degrees where W is empty."""
     if len(W) == 0:
         return np.full(len(V), 180.0), np.zeros(len(V), dtype=np.int64)

@@ -138,11 +138,20 @@ def _tell(shown: dict[str, Any]) -> None:
     for vote in shown["feedback"]:
         better = f", right would be {vote['correction']}" if vote["correction"] else ""
         say(f"  feedback  {vote['op']} {vote['value'] or ''}{better} ({vote['feedback_id']}, {vote['revision']})")
-    for failure in shown["failures"]:
+    for failure, nights in _newest_by_kind(shown["failures"]):
         to = f" → {failure['suggested_route']}" if failure["suggested_route"] else ""
-        say(f"  failure   {failure['kind']}{to}, weight {failure['weight']:.2f} (night {failure['run_id']})")
+        since = f"night {failure['run_id']}" + (f", and {nights - 1} before" if nights > 1 else "")
+        say(f"  failure   {failure['kind']}{to}, weight {failure['weight']:.2f} ({since})")
     learned = ", ".join(str(n) for n in shown["learned_by_versions"])
     say(f"  learned   by version {learned}" if learned else "  learned   by no version yet")
+
+
+def _newest_by_kind(failures: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+    """Each failure as the newest night saw it, and how many nights did: every night reads the whole window anew."""
+    found: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
+    for failure in failures:
+        found.setdefault((failure["kind"], failure["segment_index"]), []).append(failure)
+    return [(seen[-1], len({one["run_id"] for one in seen})) for seen in found.values()]
 
 
 def check_fleet(

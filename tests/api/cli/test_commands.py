@@ -155,6 +155,9 @@ def test_a_decision_can_be_followed_to_its_vote_and_the_failure_mined_from_it(ru
     code, out, _ = run("inference", response)  # by another of its ids
     assert code == 0
     assert ["where is my parcel" in out, "failure   correction → account" in out] == [True, True]
+    read("learn", "--force")
+    _, out, _ = run("inference", key)  # one line for a failure, however many nights have seen it
+    assert (out.count("failure   correction"), ", and 1 before" in out) == (1, True)
 
 
 def test_a_night_without_anything_new_ends_with_code_4(run, read):
