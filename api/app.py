@@ -12,9 +12,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.admission import Admission, AdmissionMiddleware
 from api.deciding import Deciding
 from api.errors import add_error_handlers
 from api.intake import Intake
+from api.keyring import Keyring
 from api.metrics import Metrics
 from api.recording import Recording
 from api.routes import deciding, feedback, health, inferences, nights, versions
@@ -53,7 +55,8 @@ def create_app(settings: Settings, *, database_url: str) -> FastAPI:
     for module in (deciding, inferences, feedback, versions, nights, health):
         app.include_router(module.router)
     add_error_handlers(app)
-    _count_requests(app)
+    app.add_middleware(AdmissionMiddleware)
+    app.add_middleware(_CountRequests)  # outermost, so that it counts what is refused too
     _describe_bodies(app)
     return app
 
@@ -71,6 +74,8 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
         announce=lambda sentence: log.info("router_version", detail=sentence),
     )
     await watch.start()
+    keyring = Keyring(database_url, home=home)
+    await keyring.start()
     intake = Intake(engine, most_items=settings.queue_items, most_bytes=settings.queue_bytes)
     intake.start()
     metrics = Metrics()
@@ -86,6 +91,10 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
         intake=intake,
         recording=Recording(store_text=settings.store_text, key=settings.hash_key()),
         metrics=metrics,
+        keyring=keyring,
+        admission=Admission(
+            keyring, closed=not settings.loopback, rate=settings.key_rate, concurrency=settings.key_concurrency
+        ),
     )
 
 
@@ -97,13 +106,10 @@ async def _stop(state: ServerState) -> None:
     """Store what waits, then let go of everything."""
     state.draining = True
     await state.watch.stop()
+    await state.keyring.stop()
     state.intake.stop()
     state.deciding.close()
     state.engine.dispose()
-
-
-def _count_requests(app: FastAPI) -> None:
-    app.add_middleware(_CountRequests)
 
 
 class _CountRequests:

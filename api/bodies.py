@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from api.admission import caller_of
 from api.errors import ApiError
 from api.schemas import Strict
 
@@ -12,12 +13,13 @@ Body = TypeVar("Body", bound=Strict)
 
 
 async def read_body(request: Request, *, limit: int) -> bytes:
-    """Return the raw body.
+    """Return the raw body, of at most ``limit`` bytes or what the caller's key allows.
 
     Raises:
-        ApiError: 415 for another type or a compressed body, 413 for more than ``limit`` bytes, 400 for less than were
+        ApiError: 415 for another type or a compressed body, 413 for more, 400 for less than were
             announced.
     """
+    limit = min(limit, caller_of(request).body_bytes or limit)
     kind = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "wrong_type", "Send the body as application/json.")

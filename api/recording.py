@@ -147,8 +147,8 @@ class Recording:
             finish_reason=segment.finish_reason,
         )
 
-    def feedback(self, event: FeedbackEvent) -> Feedback:
-        """Return a new judgement."""
+    def feedback(self, event: FeedbackEvent, *, principal: str | None = None) -> Feedback:
+        """Return a new judgement; ``principal`` is whose key brought it."""
         kind, value = _target(event)
         return Feedback(
             feedback_id=event.feedback_id or new_id(),
@@ -160,6 +160,7 @@ class Recording:
             comment=self.text(event.comment),
             annotator_kind=event.annotator_kind,
             submitter=self.person(event.submitter),
+            principal=principal,
             payload_sha256=_digest(event),
             occurred_at=event.occurred_at,
         )

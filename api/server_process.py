@@ -1,6 +1,5 @@
 """The server's processes: database, first version, uvicorn workers, supervision, the nightly run."""
 
-import ipaddress
 import multiprocessing
 import os
 import signal
@@ -27,6 +26,7 @@ from api.logging_setup import configure_logging
 from api.schedule import next_run
 from api.settings import Settings, WrongSetting, read_settings
 from router.registry import active
+from telemetry.api_keys import read_keys
 from telemetry.database import DatabaseUnavailable, create_engine
 from telemetry.embedded_postgres import EmbeddedPostgres, PostgresFailed
 
@@ -40,17 +40,20 @@ def run_server(settings: Settings, *, workers: int, learn_at: time | None) -> in
     signal.signal(signal.SIGTERM, _end)  # uvicorn raises it again when it is done; then everything is put away
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal was closed; nohup has it ignored
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
-    listening = _listen(settings)
     configure_logging(settings.log_level)
-    with listening, ExitStack() as stack:
+    with ExitStack() as stack:
+        # The port is taken before anything is started, unless others can reach it: then only once there are keys.
+        listening = stack.enter_context(_listen(settings)) if settings.loopback else None
         opened = _open(stack, settings)
         url = opened.url if opened else str(settings.database_url)
         environment = settings.child_environment(database_url=url)
+        keys = _count_keys(opened, settings)
+        listening = listening or stack.enter_context(_listen(settings))
         if opened and (code := run_prepare(environment, fleet=settings.fleet_path)):
             return code
         stack.callback(say, "Stopped; everything acknowledged is stored.")
         stack.enter_context(_helpers(opened, environment, learn_at=learn_at))
-        _introduce(settings, listening, opened, workers=workers, learn_at=learn_at)
+        _introduce(settings, listening, opened, workers=workers, learn_at=learn_at, keys=keys)
         return _serve(settings, listening, url, workers=workers)
 
 
@@ -92,14 +95,11 @@ def _end(_number: int, _frame: object) -> None:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """Take the port before anything is started.
+    """Take the port.
 
     Raises:
-        WrongSetting: the address is not loopback.
         SystemExit: the port is taken.
     """
-    if not _is_loopback(settings.host):
-        raise WrongSetting(f"There are no API keys, so only loopback is served; {settings.host} is open to others.")
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -114,11 +114,22 @@ def _listen(settings: Settings) -> socket.socket:
     return listening
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _count_keys(opened: OpenDatabase | None, settings: Settings) -> int | None:
+    """Return how many API keys there are, None where that is not known now.
+
+    Raises:
+        WrongSetting: others could reach the server, and there is none.
+    """
+    if opened is None:
+        return None
+    with opened.engine.connect() as conn:
+        keys = read_keys(conn)
+    if not keys and not settings.loopback:
+        raise WrongSetting(
+            f"There are no API keys, so only loopback is served, and {settings.host} is open to others;"
+            " make a key with trimtab keys create."
+        )
+    return len(keys)
 
 
 def _serve(settings: Settings, listening: socket.socket, url: str, *, workers: int) -> int:
@@ -167,6 +178,7 @@ def _introduce(
     *,
     workers: int,
     learn_at: time | None,
+    keys: int | None,
 ) -> None:
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -178,7 +190,10 @@ def _introduce(
     say(f"  learning  {f'every night at {learn_at:%H:%M}' if learn_at else 'when you run trimtab learn'}")
     if workers > 1:
         say(f"  processes {workers}")
-    say("  Ctrl-C stops it. Without API keys it answers this machine only.")
+    unknown = "every call but for health, once they are known" if not settings.loopback else "calls, once there is one"
+    asked = unknown if keys is None else "every call but for health needs one" if keys else ""
+    say(f"  keys      {asked or 'none: it answers this machine only, and whoever is on it'}")
+    say("  Ctrl-C stops it.")
 
 
 def _serving_version(opened: OpenDatabase) -> str:

@@ -1,11 +1,13 @@
 """Settings: the only reader of the environment. Each has a default that a user need not touch."""
 
+import hashlib
+import ipaddress
 import os
 import secrets
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -28,8 +30,15 @@ class Settings(BaseSettings):
     encoder: str | None = Field(
         None, description="A sentence-transformers name or folder, instead of all-MiniLM-L6-v2."
     )
-    host: str = Field("127.0.0.1", description="Address to listen on; loopback only, since there are no API keys yet.")
+    host: str = Field("127.0.0.1", description="Address to listen on; one that others can reach needs an API key.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="Port to listen on; 0 takes any free one.")
+    secret: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Hashes people and signs feedback tokens, the same on every server; else hash.key.",
+    )
+    key_rate: float = Field(5_000, gt=0, description="Requests a second of an API key without a limit of its own.")
+    key_concurrency: int = Field(500, ge=1, description="Requests of such a key that may run at once.")
     store_text: Literal["full", "redacted", "none"] = Field(
         "full", description="Keep texts whole, with addresses and numbers blanked, or not at all (embeddings stay)."
     )
@@ -52,6 +61,14 @@ class Settings(BaseSettings):
         return self.home.expanduser().absolute()
 
     @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
     def fleet_path(self) -> Path:
         """The fleet file: as set, else ./fleet.yaml where there is one, else the sample fleet."""
         if self.fleet is not None:
@@ -61,12 +78,17 @@ class Settings(BaseSettings):
 
     def child_environment(self, *, database_url: str) -> dict[str, str]:
         """Return the environment for a process of ours that shall see the same settings and database."""
-        given = {f"TRIMTAB_{name.upper()}": str(getattr(self, name)) for name in self.model_fields_set - {"learner"}}
+        names = self.model_fields_set - {"learner", "secret"}
+        given = {f"TRIMTAB_{name.upper()}": str(getattr(self, name)) for name in names}
+        if self.secret is not None:
+            given["TRIMTAB_SECRET"] = self.secret.get_secret_value()
         learner = {f"TRIMTAB_LEARNER__{name.upper()}": value for name, value in self.learner.items()}
         return {**os.environ, **given, **learner, "TRIMTAB_DATABASE_URL": database_url}
 
     def hash_key(self) -> bytes:
-        """The key that hashes people's ids; made once and kept in ``home`` for the owner alone."""
+        """The key that hashes people's ids: of ``secret``, or made once and kept in ``home`` for the owner alone."""
+        if self.secret is not None:
+            return hashlib.sha256(self.secret.get_secret_value().encode()).digest()
         path = self.home_folder / "hash.key"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():

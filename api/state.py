@@ -10,8 +10,10 @@ from anyio import to_thread
 from fastapi import Request
 from sqlalchemy import Connection, Engine
 
+from api.admission import Admission
 from api.deciding import Deciding
 from api.intake import Intake
+from api.keyring import Keyring
 from api.metrics import Metrics
 from api.recording import Recording
 from api.settings import Settings
@@ -34,6 +36,8 @@ class ServerState:
     intake: Intake
     recording: Recording
     metrics: Metrics
+    keyring: Keyring
+    admission: Admission
     draining: bool = False
 
     async def read(self, query: Callable[[Connection], Result]) -> Result:

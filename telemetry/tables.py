@@ -328,3 +328,19 @@ notification = Table(
     Column("problem", Text, comment="why the last attempt failed"),
     *(_time("created_at", now=True), _time("next_at", now=True), _time("delivered_at")),
 )
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("key_id", Text, primary_key=True, comment="the part of the key that is no secret"),
+    Column("name", Text, nullable=False, comment="the principal of the feedback it brings"),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("limits", JSONB, nullable=False, comment="rate, concurrency, body_bytes; what is missing is as set"),
+    Column("created_by", Text, nullable=False),
+    *(_time("created_at", now=True), _time("expires_at"), _time("revoked_at")),
+    Index("uq_api_key_name", "name", unique=True, postgresql_where=text("revoked_at is null")),
+)
+
+_erasure_columns = (Column("erasure_id", BigInteger, Identity(), primary_key=True), _time("erased_at", now=True))
+erasure = Table("erasure", metadata, *_erasure_columns, Column("counts", JSONB, nullable=False))

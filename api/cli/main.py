@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from api.cli import decisions, demonstration, nights, serving, versions
+from api.cli import decisions, demonstration, keys, nights, serving, versions
 
 app = typer.Typer(
     name="trimtab",
@@ -18,6 +18,8 @@ app = typer.Typer(
 )
 fleet = typer.Typer(help="The fleet file.", no_args_is_help=True)
 app.add_typer(fleet, name="fleet")
+keyring = typer.Typer(help="API keys: who may call what.", no_args_is_help=True)
+app.add_typer(keyring, name="keys")
 
 app.command()(serving.serve)
 app.command()(serving.migrate)
@@ -25,6 +27,9 @@ app.command(hidden=True)(serving.prepare)
 app.command()(decisions.route)
 app.command()(decisions.inference)
 fleet.command("check")(decisions.check_fleet)
+keyring.command("create")(keys.create)
+keyring.command("list")(keys.show)
+keyring.command("revoke")(keys.revoke)
 app.command()(nights.learn)
 app.command()(nights.failures)
 app.command()(nights.runs)
@@ -76,6 +81,7 @@ def _expected(error: Exception) -> str | None:
         StaleActivation,
         UnknownVersion,
     )
+    from telemetry.api_keys import WrongKeyRequest
     from telemetry.database import DatabaseUnavailable, WrongDatabaseUrl
     from telemetry.embedded_postgres import PostgresFailed, WrongDataFolder
     from telemetry.postgres_binaries import PostgresMissing
@@ -83,7 +89,7 @@ def _expected(error: Exception) -> str | None:
     known = (
         *(NotMigrated, WrongTime, WrongSetting, DamagedArtifact, UnknownRoute, EncoderUnavailable, FleetError),
         *(LeaseLost, NeverActive, NothingToRollBack, RefusedVersion, StaleActivation, UnknownVersion),
-        *(DatabaseUnavailable, WrongDatabaseUrl, PostgresFailed, WrongDataFolder, PostgresMissing),
+        *(DatabaseUnavailable, WrongDatabaseUrl, PostgresFailed, WrongDataFolder, PostgresMissing, WrongKeyRequest),
     )
     if isinstance(error, OperationalError | InterfaceError):
         return str(DatabaseUnavailable.__doc__)

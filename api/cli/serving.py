@@ -12,7 +12,7 @@ from api.cli.session import AsJson, actor_name, database, print_json, read_setti
 
 def serve(
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on (loopback only: there are no keys yet).")
+        str | None, typer.Option(help="Address to listen on; one that others can reach needs an API key.")
     ] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Server processes.")] = 1,

@@ -52,11 +52,11 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(json_value(value), indent=2, ensure_ascii=False) + "\n")
 
 
-def say(text: str, **more: Any) -> None:
+def say(text: str, *, err: bool = False, **more: Any) -> None:
     """Print a line for people; text from users is printed as it is, never as markup."""
     from rich.console import Console
 
-    Console(soft_wrap=True, highlight=False).print(text, markup=False, **more)
+    Console(soft_wrap=True, highlight=False, stderr=err).print(text, markup=False, **more)
 
 
 def show_table(title: str, columns: list[str], rows: list[list[object]], *, empty: str = "") -> None:

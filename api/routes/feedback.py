@@ -6,6 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
+from api.admission import caller_of
 from api.bodies import body_of, parse_body
 from api.errors import ApiError
 from api.lists import json_list, json_row
@@ -22,7 +23,8 @@ async def give_feedback(request: Request) -> JSONResponse:
     """Judge an inference. 201: stored; 200: was there already; 202: stored, and waits for its inference."""
     state = state_of(request)
     event, size = await parse_body(request, FeedbackEvent, limit=state.settings.max_body_bytes)
-    return _answer(await _store(state, state.recording.feedback(event), size=size))
+    record = state.recording.feedback(event, principal=caller_of(request).principal)
+    return _answer(await _store(state, record, size=size))
 
 
 @router.put("/feedback/{feedback_id}", openapi_extra=body_of(Judgement))

@@ -32,6 +32,9 @@ insert into learner_consumption values ('{id}', 1, 1);
 insert into golden_query (golden_id, query, routes, added_by) values ('g', 'q', array['r'], 'me');
 insert into notification (body) values ('{{}}');
 insert into dead_letter (endpoint, reason_code, raw) values ('x', 'y', '');
+insert into api_key (key_id, name, sha256, scopes, limits, created_by)
+    values ('k', 'n', '', array['read'], '{{}}', 'me');
+insert into erasure (counts) values ('{{}}');
 """
 
 

@@ -16,7 +16,7 @@ from router.registry import history, load, publish
 from telemetry.database import create_engine
 
 NAMES = ["serve", "migrate", "route", "inference", "learn", "failures", "runs", "versions", "show", "diff"]
-NAMES += ["activate", "rollback", "history", "demo", "fleet check"]
+NAMES += ["activate", "rollback", "history", "demo", "fleet check", "keys create", "keys list", "keys revoke"]
 
 
 @pytest.fixture
@@ -246,3 +246,22 @@ def test_a_database_without_tables_is_told_how_to_get_them_and_migrate_makes_the
     assert ["trimtab " in sentence and sentence.count("\n") == 1 for sentence in told.values()] == [True] * 4, told
     code, _, err = run("rollback", "--reason", "too early")
     assert (code, err.count("\n")) == (1, 1)
+
+
+def test_keys_are_made_listed_and_revoked_and_shown_only_once(run, read):
+    made = read("keys", "create", "shop", "--scope", "decide", "--scope", "read", "--expires", "90d", "--rate", "5")
+    assert made["key"].startswith(f"tt_{made['key_id']}_")
+    assert (made["scopes"], made["limits"], made["usable"]) == (["decide", "read"], {"rate": 5.0}, True)
+    assert made["expires_at"] > made["created_at"]
+    listed = read("keys", "list")
+    assert [key["name"] for key in listed] == ["shop"]
+    for output in (json.dumps(listed), run("keys", "list")[1]):
+        assert made["key"].split("_", 2)[2] not in output
+        assert "shop" in output
+    code, out, err = run("keys", "create", "shop", "--scope", "read")
+    assert (code, out) == (2, "")
+    assert "There is a key of this name" in err
+    assert read("keys", "revoke", "shop")["usable"] is False
+    assert "revoked" in run("keys", "list")[1]
+    code, key, note = run("keys", "create", "shop", "--scope", "read")
+    assert (code, key.count("\n"), key[:3], "not shown again" in note) == (0, 1, "tt_", True)
