@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine
 
+from router.activations import fleet_taken_back
 from router.artifact import DamagedArtifact
 from router.encoder import Encoder
-from router.fleet import Fleet
+from router.fleet import Fleet, fleet_fingerprint
 from router.registry import active, load, publish
 
 Announce = Callable[[str], None]
@@ -18,7 +19,8 @@ def prepare_versions(
     """Make sure that a version of this fleet serves, and return its number.
 
     Version 1 is built from the fleet alone. A fleet that differs from the serving version's is applied to it: routes
-    that stay keep what they learned. Imports the learner, and with it torch: run it in a process of its own.
+    that stay keep what they learned. One that somebody rolled back from is not applied again by a restart. Imports the
+    learner, and with it torch: run it in a process of its own.
 
     Args:
         engine: of the migrated database.
@@ -39,7 +41,7 @@ def prepare_versions(
         ) as error:  # serving goes on with the last good one; which to go back to is a person's say
             announce(f"{error} Go back to another version with trimtab rollback --reason ...")
             return activation.version if activation else 0
-    if current is not None and (only_first or current.fleet == fleet):
+    if current is not None and (only_first or current.fleet == fleet or _taken_back(engine, fleet, announce)):
         return current.number
     if current is None:
         announce(f"Building the first version from the fleet ({len(fleet.routes)} routes) ...")
@@ -56,3 +58,14 @@ def prepare_versions(
         number = publish(conn, version, actor=actor, reason=reason, parent=parent).number
     announce(f"Version {number} is published.")
     return number
+
+
+def _taken_back(engine: Engine, fleet: Fleet, announce: Announce) -> bool:
+    with engine.connect() as conn:
+        left = fleet_taken_back(conn, fleet_fingerprint(fleet))
+    if left is not None:
+        announce(
+            f"The fleet file is the one that {left.actor} rolled back from; version {left.version}'s fleet goes on."
+            " Change the file, or trimtab activate the version that had it."
+        )
+    return left is not None

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, insert, select
 
 from router.artifact import canonical_json
 from telemetry.notifications import notify
-from telemetry.tables import router_activation
+from telemetry.tables import router_activation, router_version
 
 ActivationKind = Literal["publish", "shadow", "canary", "holdout", "rollback", "auto_rollback", "pin", "unpin"]
 
@@ -134,6 +134,28 @@ def history(
     if after is not None:
         query = query.where(seq > after if order == "asc" else seq < after)
     return [Activation(**row) for row in conn.execute(query).mappings()]
+
+
+def fleet_taken_back(conn: Connection, fleet: str) -> Activation | None:
+    """The rollback that left the fleet of this fingerprint for another one, None if it serves or never did.
+
+    Nights keep the fleet, so only a rollback leaves one without a newer one being applied.
+    """
+    query = (
+        select(router_activation, router_version.c.fleet)
+        .join(router_version, router_version.c.number == router_activation.c.version)
+        .where(router_activation.c.share == 1, router_activation.c.route.is_(None))
+        .order_by(router_activation.c.seq)
+    )
+    before, left = "", None
+    for row in conn.execute(query).mappings():
+        activation = {key: value for key, value in row.items() if key != "fleet"}
+        if row["fleet"] == fleet:
+            left = None
+        elif before == fleet and row["kind"] in ("rollback", "auto_rollback"):
+            left = Activation(**activation)
+        before = row["fleet"]
+    return left
 
 
 def verify_history(conn: Connection) -> int | None:

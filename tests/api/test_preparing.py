@@ -8,7 +8,7 @@ from sqlalchemy import Engine, text
 from api.preparing import prepare_versions
 from router.encoder import Encoder
 from router.fleet import Fleet, Route
-from router.registry import active, history, load
+from router.registry import active, history, load, rollback
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +35,25 @@ def test_the_first_version_comes_from_the_fleet_and_a_changed_fleet_makes_the_ne
     with engine.connect() as conn:
         assert (number, load(conn, 2).fleet) == (2, grown)
         assert [a.reason for a in history(conn, order="asc")] == ["built from the fleet", "fleet changed: +returns"]
+
+
+def test_a_fleet_that_was_rolled_back_from_is_not_brought_back_by_a_restart(
+    engine: Engine, fleet: Fleet, encoder: Encoder
+) -> None:
+    prepare(engine, fleet, encoder)
+    grown = replace(fleet, fallback="billing")
+    prepare(engine, grown, encoder)
+    with engine.begin() as conn:
+        assert rollback(conn, actor="ann", reason="worse on travel").version == 1
+    number, said = prepare(engine, grown, encoder)
+    assert number == 1
+    assert "ann rolled back from" in said[0]
+
+    other = replace(grown, fallback="account")  # the file was changed: that is meant
+    assert prepare(engine, other, encoder)[0] == 3
+    number, _ = prepare(engine, fleet, encoder)  # and so is a file that is as it was
+    with engine.connect() as conn:
+        assert load(conn, number).fleet == fleet
 
 
 def test_a_damaged_version_is_told_and_left_for_a_person_to_replace(
