@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.admission import Admission, AdmissionMiddleware
 from api.deciding import Deciding
+from api.direct import add_direct_calls
 from api.errors import add_error_handlers
 from api.intake import Intake
 from api.keyring import Keyring
@@ -52,9 +53,11 @@ def create_app(settings: Settings, *, database_url: str) -> FastAPI:
 
     app = FastAPI(title="Trimtab", version=VERSION, description=_ABOUT, lifespan=lifespan, redoc_url=None)
     app.router.redirect_slashes = False  # a path is right or wrong; a redirect would trust the Host header
-    for module in (deciding, inferences, feedback, versions, nights, health):
-        app.include_router(module.router)
+    routers = [module.router for module in (deciding, inferences, feedback, versions, nights, health)]
+    for router in routers:
+        app.include_router(router)
     add_error_handlers(app)
+    add_direct_calls(app, routers)
     app.add_middleware(AdmissionMiddleware)
     app.add_middleware(_CountRequests)  # outermost, so that it counts what is refused too
     _describe_bodies(app)

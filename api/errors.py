@@ -95,6 +95,16 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+async def answer_to(request: Request, error: Exception) -> Response:
+    """Return the answer to an error that is expected; any other is raised again."""
+    handlers = request.app.exception_handlers
+    kind = next((kind for kind in type(error).__mro__ if kind in handlers and kind is not Exception), None)
+    if kind is None:
+        raise error
+    answer: Response = await handlers[kind](request, error)
+    return answer
+
+
 async def _domain_error(_request: Request, error: Exception) -> Response:
     status, code = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
     detail = _SENTENCES.get(code) or str(error) or str(type(error).__doc__)

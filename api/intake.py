@@ -18,6 +18,7 @@ from telemetry.inferences import store_inferences
 from telemetry.records import Feedback, Inference, StoreResult
 
 FLUSH_ROWS = 500
+GATHER_SECONDS = 0.003
 ANSWER_SECONDS = 4.0
 STOP_SECONDS = 8.0
 _Event = Inference | Feedback
@@ -47,9 +48,10 @@ class Intake:
         self._engine = engine
         self._most_items, self._most_bytes = most_items, most_bytes
         self._waiting: deque[_Entry] = deque()
-        self._items = self._bytes = 0
+        self._items = self._bytes = self._last = 0
         self._changed = threading.Condition()
-        self._closing = False
+        self._closing = self._crowded = False
+        self._turn = threading.Lock()
         self.counts: Counter[str] = Counter()
         self._threads = [
             threading.Thread(target=self._flush_forever, name=f"intake-{i}", daemon=True) for i in range(flushers)
@@ -74,6 +76,16 @@ class Intake:
         """Events in the queue now."""
         return self._items
 
+    def refuse_when_full(self) -> None:
+        """Say no before a body is read, so that refusing costs nearly nothing.
+
+        Raises:
+            Overloaded: there is no room for as much as the last request brought.
+        """
+        if self._items and self._items + self._last > self._most_items:
+            self.counts["shed"] += self._last
+            raise Overloaded(Overloaded.__doc__)
+
     async def store(self, events: Sequence[_Event], *, size: int) -> list[StoreResult]:
         """Store ``events`` and return once they are committed.
 
@@ -81,13 +93,15 @@ class Intake:
             Overloaded: the queue is full; nothing was taken.
             DatabaseUnavailable: it was not stored in time. Sending it again is safe.
         """
-        answer: asyncio.Future[list[StoreResult]] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[StoreResult]] = loop.create_future()
         if not self._put(_Entry(events, size, answer)):
             raise Overloaded(Overloaded.__doc__)
+        give_up = loop.call_later(ANSWER_SECONDS, _settle, answer, DatabaseUnavailable(DatabaseUnavailable.__doc__))
         try:
-            return await asyncio.wait_for(answer, ANSWER_SECONDS)
-        except TimeoutError:
-            raise DatabaseUnavailable(DatabaseUnavailable.__doc__) from None
+            return await answer
+        finally:
+            give_up.cancel()
 
     def store_later(self, event: _Event, *, size: int) -> bool:
         """Store ``event`` without telling anybody; False (and counted) when the queue is full."""
@@ -96,6 +110,7 @@ class Intake:
     def _put(self, entry: _Entry) -> bool:
         n = len(entry.events)
         with self._changed:
+            self._last = n
             full = self._items + n > self._most_items or self._bytes + entry.size > self._most_bytes
             if self._closing or (full and self._items):
                 self.counts["shed"] += n
@@ -108,19 +123,32 @@ class Intake:
         return True
 
     def _take(self) -> list[_Entry]:
-        """Wait for entries; return those that fit one flush, or none at the end."""
-        with self._changed:
-            while not self._waiting and not self._closing:
-                self._changed.wait()
-            taken: list[_Entry] = []
-            rows = 0
-            while self._waiting and (not taken or rows + len(self._waiting[0].events) <= FLUSH_ROWS):
-                entry = self._waiting.popleft()
-                rows += len(entry.events)
-                taken.append(entry)
-                self._bytes -= entry.size
-            self._items -= rows
+        """Wait for entries; return those that fit one flush, or none at the end.
+
+        While several requests come at a time a moment is left for more to come, for a commit costs the same for all.
+        """
+        with self._turn:
+            with self._changed:
+                while not self._waiting and not self._closing:
+                    self._changed.wait()
+                gathering = self._crowded and self._items < FLUSH_ROWS and not self._closing
+            if gathering:
+                time.sleep(GATHER_SECONDS)
+            with self._changed:
+                taken = self._take_one_flush()
+            self._crowded = len(taken) > 1
             return taken
+
+    def _take_one_flush(self) -> list[_Entry]:
+        taken: list[_Entry] = []
+        rows = 0
+        while self._waiting and (not taken or rows + len(self._waiting[0].events) <= FLUSH_ROWS):
+            entry = self._waiting.popleft()
+            rows += len(entry.events)
+            taken.append(entry)
+            self._bytes -= entry.size
+        self._items -= rows
+        return taken
 
     def _flush_forever(self) -> None:
         while entries := self._take():
@@ -129,8 +157,7 @@ class Intake:
             except SQLAlchemyError as error:
                 structlog.get_logger().warning("intake_failed", error=type(error).__name__, requests=len(entries))
                 self.counts["failed"] += sum(len(entry.events) for entry in entries)
-                for entry in entries:
-                    _answer(entry, DatabaseUnavailable(DatabaseUnavailable.__doc__))
+                _answer(entries, DatabaseUnavailable(DatabaseUnavailable.__doc__))
 
     def _store(self, entries: list[_Entry]) -> None:
         """Store and commit; a lost connection is tried once more, which is safe since every event is idempotent."""
@@ -145,8 +172,7 @@ class Intake:
         done = iter(results)
         for entry in entries:
             entry.results = [next(done) for _ in entry.events]
-        for entry in entries:
-            _answer(entry, None)
+        _answer(entries, None)
 
     def _commit(self, entries: list[_Entry]) -> list[StoreResult]:
         events = [event for entry in entries for event in entry.events]
@@ -158,20 +184,26 @@ class Intake:
         return [next(stored) if isinstance(event, Inference) else next(judged) for event in events]
 
 
-def _answer(entry: _Entry, error: Exception | None) -> None:
-    future = entry.answer
-    if future is None:
+def _answer(entries: list[_Entry], error: Exception | None) -> None:
+    """Tell who waits, with one call into their event loop for all."""
+    waiting = [(entry.answer, error or entry.results) for entry in entries if entry.answer is not None]
+    if not waiting:
         return
 
-    def set_result() -> None:
-        if future.done():  # the client was told that it took too long
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(entry.results)
+    def settle_all() -> None:
+        for answer, result in waiting:
+            _settle(answer, result)
 
     try:
-        future.get_loop().call_soon_threadsafe(set_result)
+        waiting[0][0].get_loop().call_soon_threadsafe(settle_all)
     except RuntimeError:  # the loop has ended: nobody waits any more
         return
+
+
+def _settle(answer: "asyncio.Future[list[StoreResult]]", result: list[StoreResult] | Exception) -> None:
+    if answer.done():  # the client was told that it took too long, or has left
+        return
+    if isinstance(result, Exception):
+        answer.set_exception(result)
+    else:
+        answer.set_result(result)

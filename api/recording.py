@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Literal
 from uuid import UUID
 
@@ -31,6 +32,7 @@ _OUTCOME = (
     *("duration_ms", "ttft_ms", "finish_reason", "error_type", "started_at", "ended_at"),
 )
 _IDS = ("client_request_id", "response_id", "trace_id", "span_id", "external_call_id", "session_id")
+_ids, _outcome = attrgetter(*_IDS), attrgetter(*_OUTCOME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,15 +109,15 @@ class Recording:
         """Return what a client logged."""
         return Inference(
             inference_id=event.inference_id or new_id(),
-            **{name: getattr(event, name) for name in _IDS},
+            **dict(zip(_IDS, _ids(event), strict=True)),
             end_user=self.person(event.end_user),
             decision=self._external(event.decision, event.segments) if event.decision else None,
-            outcome=OutcomeRecord(**{name: getattr(event, name) for name in _OUTCOME}),
+            outcome=OutcomeRecord(**dict(zip(_OUTCOME, _outcome(event), strict=True))),
             segment_outcomes=tuple(self._outcome(segment) for segment in event.segments),
             payload=Payload(query=self.text(event.query), answer=self.text(event.answer), redaction=self.store_text),
             occurred_at=event.occurred_at,
             client_sent_at=event.client_sent_at,
-            payload_sha256=_digest(event, without={"client_sent_at"}),
+            payload_sha256=_digest(event, without=None if event.client_sent_at is None else {"client_sent_at"}),
         )
 
     def _external(self, decision: DecisionBody, segments: list[SegmentBody]) -> DecisionRecord:

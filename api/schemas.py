@@ -98,7 +98,7 @@ class DecisionBody(Strict):
     margin: Annotated[float, Field(ge=-1, le=1)] | None = None
     propensity: Chance | None = None
     explored: bool | None = None
-    candidates: Annotated[list[CandidateBody], Field(max_length=100)] = []
+    candidates: Annotated[list[CandidateBody], Field(max_length=100)] = Field(default_factory=list)
 
 
 class InferenceEvent(Strict):
@@ -141,7 +141,7 @@ class InferenceEvent(Strict):
     ended_at: Moment | None = None
     occurred_at: Moment | None = None
     client_sent_at: Moment | None = Field(None, description="Your clock now; repairs its error.")
-    segments: Annotated[list[SegmentBody], Field(max_length=100)] = []
+    segments: Annotated[list[SegmentBody], Field(max_length=100)] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _says_what_it_is_about(self) -> "InferenceEvent":

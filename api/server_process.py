@@ -140,6 +140,7 @@ def _serve(settings: Settings, listening: socket.socket, url: str, *, workers: i
         loop="uvloop",
         http="httptools",
         access_log=False,
+        proxy_headers=False,  # nothing here trusts what a client says of its address
         log_level="warning",
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         backlog=2048,

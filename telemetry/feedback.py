@@ -51,7 +51,7 @@ def _create(conn: Connection, items: list[Feedback]) -> list[StoreResult]:
     return results
 
 
-def _insert(rows: list[dict[str, object]], tail: str = "") -> tuple[TextClause, dict[str, list[object]]]:
+def _insert(rows: list[dict[str, object]], tail: str = "") -> tuple[TextClause, dict[str, str]]:
     occurred = {"occurred_at": "coalesce(r.occurred_at, clock_timestamp())"}
     return insert_rows(feedback, rows, names=_COLUMNS, tail=tail, expressions=occurred)
 

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from uuid import UUID
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, TextClause, select, text
 from sqlalchemy.exc import DBAPIError
 
 from telemetry.dead_letters import quarantine
-from telemetry.multirow import insert_rows
+from telemetry.multirow import as_json, insert_rows, insertion, recordset
 from telemetry.records import CandidateRecord, Inference, SegmentRecord, StoreResult
 from telemetry.tables import inference, inference_alias, inference_payload, segment
 
@@ -89,19 +90,10 @@ def _set_aside(conn: Connection, item: Inference, state: str) -> StoreResult:
 
 
 def _store(conn: Connection, items: list[Inference]) -> list[StoreResult]:
-    by_router = items[0].source == ROUTE_ROAD
-    statement, values = insert_rows(
-        inference,
-        [_row(item) for item in items],
-        names=_COLUMNS,
-        tail=_MERGE_DECISION if by_router else _MERGE_OUTCOME,
-        expressions={"occurred_at": _OCCURRED, "sources": "array[r.sources]"},
-    )
-    values_text = {**values, "sources": [item.source for item in items]}
-    stored = {row.inference_id for row in conn.execute(statement, values_text)}
-    kept = [item for item in items if item.inference_id in stored]
-    if kept:
-        _store_parts(conn, kept)
+    statement = _STORE_DECISIONS if items[0].source == ROUTE_ROAD else _STORE_OUTCOMES
+    rows = as_json([_row(item) for item in items])
+    stored = set(conn.execute(statement, {"rows": rows}).scalars())
+    _store_parts(conn, [item for item in items if item.inference_id in stored])
     known = _known_payloads(conn, [item.inference_id for item in items if item.inference_id not in stored])
     return [_result(item, stored, known) for item in items]
 
@@ -129,36 +121,74 @@ def _merge(*, prefer_new: Iterable[str], prefer_old: Iterable[str], condition: s
     )
 
 
-_MERGE_DECISION = _merge(
-    prefer_new=_DECISION,
-    prefer_old=(*_IDS, "client_sent_at"),
-    condition=f"not ('{ROUTE_ROAD}' = any(inference.sources))",
-)
-_MERGE_OUTCOME = _merge(
-    prefer_new=(*_IDS, *_OUTCOME, "client_sent_at", "payload_sha256"),
-    prefer_old=_DECISION,
-    condition="inference.payload_sha256 is null",
-)
+def _storing(merge: str) -> TextClause:
+    """One statement for rows, their payloads, and the feedback that waits for them under their own id."""
+    columns = [*(inference.c[name] for name in _COLUMNS), *(inference_payload.c[name] for name in _PAYLOAD_COLUMNS[1:])]
+    better = ", ".join(f"{c} = coalesce(inference_payload.{c}, excluded.{c})" for c in _PAYLOAD_COLUMNS[1:-1])
+    payloads = insertion(
+        inference_payload,
+        _PAYLOAD_COLUMNS,
+        rows="r join stored using (inference_id)"
+        " where r.query is not null or r.answer is not null or r.embedding is not null",
+        tail=f"on conflict (inference_id) do update set {better}",
+    )
+    return text(
+        f"with r as materialized (select * from {recordset(columns)}),"  # noqa: S608  # names of our own tables
+        f" stored as ({insertion(inference, _COLUMNS, rows='r', tail=merge, expressions={'occurred_at': _OCCURRED})}),"
+        f" paid as ({payloads}),"
+        " heard as (update feedback f set inference_id = s.inference_id, resolution = 'resolved' from stored s"
+        f" where f.target_kind = 'inference_id' and f.target_value = s.inference_id::text and {_WAITS})"
+        " select inference_id from stored"
+    )
 
 
-def _candidates(candidates: tuple[CandidateRecord, ...]) -> str | None:
-    return json.dumps([asdict(c) for c in candidates]) if candidates else None
+_WAITS = "f.resolution <> 'resolved' and f.resolution <> 'ambiguous'"
+_STORE_DECISIONS = _storing(
+    _merge(
+        prefer_new=_DECISION,
+        prefer_old=(*_IDS, "client_sent_at"),
+        condition=f"not ('{ROUTE_ROAD}' = any(inference.sources))",
+    )
+)
+_STORE_OUTCOMES = _storing(
+    _merge(
+        prefer_new=(*_IDS, *_OUTCOME, "client_sent_at", "payload_sha256"),
+        prefer_old=_DECISION,
+        condition="inference.payload_sha256 is null",
+    )
+)
 
 
 def _row(item: Inference) -> dict[str, object]:
-    row: dict[str, object] = {name: getattr(item, name) for name in _IDS}
-    row |= {"inference_id": item.inference_id, "payload_sha256": item.payload_sha256}
-    row |= {"client_sent_at": item.client_sent_at, "occurred_at": item.occurred_at}
+    """What is known of an inference and its payload, by column; what is not known is left out."""
+    row: dict[str, object] = {
+        "inference_id": str(item.inference_id),
+        "sources": [item.source],
+        "payload_sha256": item.payload_sha256,
+        "client_sent_at": item.client_sent_at,
+        "occurred_at": item.occurred_at,
+    }
+    row.update(zip(_IDS, _ids(item), strict=True))
     if item.decision:
-        row |= {name: getattr(item.decision, name) for name in _DECISION if name not in ("candidates", "segment_count")}
-        row |= {"candidates": _candidates(item.decision.candidates), "segment_count": len(item.decision.segments) or 1}
+        row.update(zip(_CHOSEN, _chosen(item.decision), strict=True))
+        row["candidates"] = _candidates(item.decision.candidates)
+        row["segment_count"] = len(item.decision.segments) or 1
     if item.outcome:
-        row |= {name: getattr(item.outcome, name) for name in _OUTCOME}
-    return row
+        row.update(zip(_OUTCOME, _came(item.outcome), strict=True))
+    row.update(zip(_PAYLOAD_COLUMNS[1:], _paid(item.payload), strict=True))
+    return {name: value for name, value in row.items() if value is not None}
+
+
+_CHOSEN = tuple(name for name in _DECISION if name not in ("candidates", "segment_count"))
+_ids, _chosen, _came, _paid = (attrgetter(*names) for names in (_IDS, _CHOSEN, _OUTCOME, _PAYLOAD_COLUMNS[1:]))
+
+
+def _candidates(candidates: tuple[CandidateRecord, ...]) -> list[dict[str, object]] | None:
+    return [asdict(c) for c in candidates] or None
 
 
 def _store_parts(conn: Connection, items: list[Inference]) -> None:
-    """Segments of split queries, payloads and aliases of rows that were new or merged."""
+    """Segments of split queries and aliases of rows that were new or merged, and the feedback that waits for these."""
     segments = [row for item in items for row in _segment_rows(item)]
     if segments:
         better = ", ".join(
@@ -166,16 +196,12 @@ def _store_parts(conn: Connection, items: list[Inference]) -> None:
         )
         tail = f"on conflict (inference_id, segment_index) do update set {better}"
         conn.execute(*insert_rows(segment, segments, names=_SEGMENT_COLUMNS, tail=tail))
-    payloads = [_payload_row(item) for item in items if _has_payload(item)]
-    if payloads:
-        better = ", ".join(f"{c} = coalesce(inference_payload.{c}, excluded.{c})" for c in _PAYLOAD_COLUMNS[1:-1])
-        tail = f"on conflict (inference_id) do update set {better}"
-        conn.execute(*insert_rows(inference_payload, payloads, names=_PAYLOAD_COLUMNS, tail=tail))
     aliases = [row for item in items for row in _alias_rows(item)]
     if aliases:
         names = ("kind", "value", "inference_id")
-        conn.execute(*insert_rows(inference_alias, aliases, names=names, tail="on conflict do nothing"))
-    _resolve_waiting_feedback(conn, items, aliases)
+        statement, rows = insert_rows(inference_alias, aliases, names=names, tail="on conflict do nothing")
+        conn.execute(statement, rows)
+        conn.execute(_RESOLVE, rows)
 
 
 def _segment_rows(item: Inference) -> list[dict[str, object]]:
@@ -194,16 +220,6 @@ def _segment_row(inference_id: UUID, part: SegmentRecord, outcome: SegmentRecord
     return {**row, "inference_id": inference_id, "candidates": _candidates(part.candidates)}
 
 
-def _has_payload(item: Inference) -> bool:
-    payload = item.payload
-    return payload.query is not None or payload.answer is not None or payload.embedding is not None
-
-
-def _payload_row(item: Inference) -> dict[str, object]:
-    row: dict[str, object] = {name: getattr(item.payload, name) for name in _PAYLOAD_COLUMNS[1:]}
-    return {**row, "inference_id": item.inference_id}
-
-
 def _alias_rows(item: Inference) -> list[dict[str, object]]:
     named = {kind: getattr(item, kind) for kind in ("client_request_id", "response_id", "external_call_id")}
     pairs = [(kind, value) for kind, value in named.items() if value]
@@ -215,15 +231,7 @@ def _alias_rows(item: Inference) -> list[dict[str, object]]:
 
 
 _RESOLVE = text(
-    "update feedback f set inference_id = a.id, resolution = 'resolved'"
-    " from unnest(cast(:kinds as text[]), cast(:targets as text[]), cast(:ids as uuid[])) as a(kind, value, id)"
-    " where f.target_kind = a.kind and f.target_value = a.value"
-    " and f.resolution <> 'resolved' and f.resolution <> 'ambiguous'"
+    "update feedback f set inference_id = r.inference_id, resolution = 'resolved'"  # noqa: S608  # names of our own tables
+    f" from {recordset(tuple(inference_alias.columns))}"
+    f" where f.target_kind = r.kind and f.target_value = r.value and {_WAITS}"
 )
-
-
-def _resolve_waiting_feedback(conn: Connection, items: list[Inference], aliases: list[dict[str, object]]) -> None:
-    targets = [("inference_id", str(item.inference_id), item.inference_id) for item in items]
-    targets += [(str(a["kind"]), str(a["value"]), a["inference_id"]) for a in aliases]  # type: ignore[misc]
-    kinds, values, ids = zip(*targets, strict=True)
-    conn.execute(_RESOLVE, {"kinds": list(kinds), "targets": list(values), "ids": list(ids)})

@@ -3,7 +3,8 @@
 import time
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
 
 from api.bodies import body_of, parse_body
 from api.deciding import Question
@@ -18,7 +19,7 @@ router = APIRouter(prefix="/v1", tags=["decide"])
 
 
 @router.post("/route", openapi_extra=body_of(RouteRequest))
-async def decide_route(request: Request, response: Response) -> dict[str, Any]:
+async def decide_route(request: Request) -> JSONResponse:
     """Decide where a query goes: one segment, or several when it asks several things of different routes."""
     state = state_of(request)
     asked, size = await parse_body(request, RouteRequest, limit=state.settings.max_body_bytes)
@@ -30,10 +31,12 @@ async def decide_route(request: Request, response: Response) -> dict[str, Any]:
     )
     state.metrics.decide_seconds.observe(time.perf_counter() - began)
     _log(state, asked, decision, size=size)
-    response.headers["x-request-id"] = str(decision.inference_id)
-    response.headers["x-trimtab-route"] = decision.route
-    response.headers["x-trimtab-version"] = str(decision.router_version)
-    return decision_json(decision, fleet=state.watch.fleet_of(decision.router_version))
+    fleet = state.watch.fleet_of(decision.router_version)
+    answer = JSONResponse(decision_json(decision, fleet=fleet))
+    answer.headers["x-request-id"] = str(decision.inference_id)
+    answer.headers["x-trimtab-route"] = decision.route
+    answer.headers["x-trimtab-version"] = str(decision.router_version)
+    return answer
 
 
 def _log(state: ServerState, asked: RouteRequest, decision: Decision, *, size: int) -> None:

@@ -22,6 +22,7 @@ router = APIRouter(prefix="/v1", tags=["feedback"])
 async def give_feedback(request: Request) -> JSONResponse:
     """Judge an inference. 201: stored; 200: was there already; 202: stored, and waits for its inference."""
     state = state_of(request)
+    state.intake.refuse_when_full()
     event, size = await parse_body(request, FeedbackEvent, limit=state.settings.max_body_bytes)
     record = state.recording.feedback(event, principal=caller_of(request).principal)
     return _answer(await _store(state, record, size=size))

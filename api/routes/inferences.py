@@ -1,17 +1,18 @@
 """Log and read what happened: /v1/inferences, /v1/inferences:batch, /v1/dead-letters."""
 
 import json
+from functools import lru_cache
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, create_model
 
 from api.bodies import body_of, parse_body, read_body
 from api.errors import ApiError, validation_errors
 from api.lists import json_list, json_row
-from api.schemas import InferenceEvent
+from api.schemas import InferenceEvent, Strict
 from api.state import ServerState, state_of
 from router.registry import active, read_version
 from router.stored_versions import UnknownVersion
@@ -37,6 +38,7 @@ _BATCH_SCHEMA = {
 async def log_inference(request: Request) -> JSONResponse:
     """Log one inference. 201: stored and committed; 200: it was there already; 422: another body had this id."""
     state = state_of(request)
+    state.intake.refuse_when_full()
     event, size = await parse_body(request, InferenceEvent, limit=state.settings.max_body_bytes)
     (result,) = await state.intake.store([state.recording.inference(event)], size=size)
     status = _HTTP[result.status]
@@ -52,9 +54,9 @@ async def log_inference(request: Request) -> JSONResponse:
 async def log_inferences(request: Request) -> JSONResponse:
     """Log up to 1,000 inferences. 200: all well; 207: some were refused, see results; 422: none was taken."""
     state = state_of(request)
+    state.intake.refuse_when_full()
     raw = await read_body(request, limit=state.settings.max_body_bytes)
-    items = _items(raw, most=state.settings.max_batch)
-    parsed = [_parse(state, item) for item in items]
+    parsed = _read_batch(state, raw)
     good = [record for record in parsed if isinstance(record, Inference)]
     stored = iter(await state.intake.store(good, size=len(raw)) if good else [])
     results = [_result(i, next(stored) if isinstance(p, Inference) else p) for i, p in enumerate(parsed)]
@@ -63,6 +65,22 @@ async def log_inferences(request: Request) -> JSONResponse:
     rejected = len(results) - accepted - duplicates
     body = {"accepted": accepted, "duplicates": duplicates, "rejected": rejected, "results": results}
     return JSONResponse(body, status_code=200 if not rejected else 207 if rejected < len(results) else 422)
+
+
+def _read_batch(state: ServerState, raw: bytes) -> list[Inference | ValidationError]:
+    """Read all at once; only where that fails, one by one, so that a bad item is refused alone."""
+    most = state.settings.max_batch
+    try:
+        events: list[InferenceEvent] = _batch(most).model_validate_json(raw).data  # type: ignore[attr-defined]
+    except ValidationError:
+        return [_parse(state, item) for item in _items(raw, most=most)]
+    return [state.recording.inference(event) for event in events]
+
+
+@lru_cache(maxsize=4)
+def _batch(most: int) -> type[Strict]:
+    events = Annotated[list[InferenceEvent], Field(min_length=1, max_length=most)]
+    return create_model("InferenceBatch", __base__=Strict, data=events)
 
 
 def _items(raw: bytes, *, most: int) -> list[Any]:

@@ -1,0 +1,82 @@
+"""The bounded queue: what it refuses, when, and what is told."""
+
+import asyncio
+import threading
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Engine, event, func, select
+
+from api.errors import Overloaded
+from api.intake import Intake
+from telemetry.records import Inference
+from telemetry.tables import inference
+
+
+def some(count):
+    return [Inference(inference_id=uuid4(), payload_sha256=b"x") for _ in range(count)]
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+@pytest.fixture
+def stuck(engine: Engine):
+    """Holds every transaction back until it is released."""
+    release = threading.Event()
+    event.listen(engine, "begin", lambda _conn: release.wait(20))
+    yield release
+    release.set()
+
+
+def stored(engine):
+    with engine.connect() as conn:
+        return conn.execute(select(func.count()).select_from(inference)).scalar_one()
+
+
+@pytest.mark.anyio
+async def test_a_full_queue_refuses_at_once_and_stores_what_it_took(engine, stuck):
+    intake = Intake(engine, most_items=10, most_bytes=10_000, flushers=1)
+    intake.start()
+    first = asyncio.create_task(intake.store(some(4), size=100))
+    while not intake.counts["received"] or intake.waiting:
+        await asyncio.sleep(0.01)
+    waiting = [asyncio.create_task(intake.store(some(4), size=100)) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    with pytest.raises(Overloaded):
+        intake.refuse_when_full()
+    with pytest.raises(Overloaded):
+        await intake.store(some(4), size=100)
+    stuck.set()
+    results = await asyncio.gather(first, *waiting)
+    intake.stop()
+    assert [r.status for each in results for r in each] == ["stored"] * 12
+    assert (stored(engine), intake.counts["received"], intake.counts["shed"]) == (12, 12, 8)
+
+
+@pytest.mark.anyio
+async def test_many_requests_at_a_time_share_commits_and_each_gets_its_own_answer(engine):
+    commits = []
+    event.listen(engine, "commit", commits.append)
+    intake = Intake(engine, most_items=5000, most_bytes=10**7)
+    intake.start()
+    batches = [some(1 + i % 3) for i in range(300)]
+    results = await asyncio.gather(*(intake.store(batch, size=100) for batch in batches))
+    intake.stop()
+    assert [[r.id for r in each] for each in results] == [[e.inference_id for e in batch] for batch in batches]
+    assert stored(engine) == sum(len(batch) for batch in batches)
+    assert len(commits) < 30
+
+
+@pytest.mark.anyio
+async def test_what_waits_when_the_server_stops_is_stored(engine, stuck):
+    intake = Intake(engine, most_items=5000, most_bytes=10**7, flushers=1)
+    intake.start()
+    asked = [asyncio.create_task(intake.store(some(1), size=100)) for _ in range(50)]
+    await asyncio.sleep(0.05)
+    stuck.set()
+    await asyncio.to_thread(intake.stop)
+    assert all(each[0].status == "stored" for each in await asyncio.gather(*asked))
+    assert stored(engine) == 50
