@@ -20,7 +20,7 @@ from api.intake import Intake
 from api.keyring import Keyring
 from api.metrics import Metrics
 from api.recording import Recording
-from api.routes import deciding, feedback, health, inferences, nights, versions
+from api.routes import deciding, feedback, golden, health, inferences, nights, rollouts, versions
 from api.schemas import BODIES
 from api.settings import Settings
 from api.state import ServerState
@@ -53,7 +53,8 @@ def create_app(settings: Settings, *, database_url: str) -> FastAPI:
 
     app = FastAPI(title="Trimtab", version=VERSION, description=_ABOUT, lifespan=lifespan, redoc_url=None)
     app.router.redirect_slashes = False  # a path is right or wrong; a redirect would trust the Host header
-    routers = [module.router for module in (deciding, inferences, feedback, versions, nights, health)]
+    modules = (deciding, inferences, feedback, versions, rollouts, golden, nights, health)
+    routers = [module.router for module in modules]
     for router in routers:
         app.include_router(router)
     add_error_handlers(app)

@@ -13,8 +13,18 @@ from starlette.exceptions import HTTPException
 
 from router.artifact import DamagedArtifact
 from router.decide import UnknownRoute
-from router.registry import NeverActive, NothingToRollBack, RefusedVersion, StaleActivation, UnknownVersion
+from router.registry import (
+    NeverActive,
+    NothingToRollBack,
+    NotShadowed,
+    Pinned,
+    RefusedVersion,
+    StaleActivation,
+    UnknownVersion,
+)
+from router.rollout import NothingOnTrial, NotPinned
 from telemetry.database import DatabaseUnavailable
+from telemetry.golden import NotGolden, UnknownGolden
 
 PROBLEM = "application/problem+json"
 RETRY_SECONDS = "1"
@@ -48,6 +58,12 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     RefusedVersion: (409, "refused_version"),
     NeverActive: (409, "never_active"),
     NothingToRollBack: (409, "nothing_to_roll_back"),
+    NotShadowed: (409, "not_shadowed"),
+    Pinned: (409, "pinned"),
+    NotPinned: (409, "not_pinned"),
+    NothingOnTrial: (409, "nothing_on_trial"),
+    UnknownGolden: (404, "unknown_golden"),
+    NotGolden: (422, "not_golden"),
     StaleActivation: (409, "stale_activation"),
     DamagedArtifact: (409, "damaged_version"),
 }

@@ -1,19 +1,22 @@
 """Lists as all calls answer them, and rows as JSON."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 
 def json_value(value: object) -> Any:
-    """Return a database value as JSON has it: ids and times as text, bytes as their number."""
+    """Return a database value as JSON has it: ids and times as text, bytes as their number, dataclasses as objects."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, bytes):
         return {"bytes": len(value)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return json_value(asdict(value))
     if isinstance(value, Mapping):
         return {str(k): json_value(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

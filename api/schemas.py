@@ -218,6 +218,54 @@ class RollbackRequest(SwitchRequest):
     to: Annotated[int, Field(ge=0, lt=2**31)] | None = None
 
 
+class TrialRequest(SwitchRequest):
+    """Try a version beside the one that serves."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"mode": "canary", "reason": "looks good in shadow"}})
+    mode: Literal["shadow", "canary"] = Field("canary", description="Shadow decides for nobody, canary for a share.")
+    share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Of the sessions, for a canary; the first stage's where it is missing."
+    )
+
+
+class PromoteRequest(Strict):
+    """Let the version on trial serve all, or end its hold-out."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"reason": "a day without complaints"}})
+    reason: Annotated[str, Field(min_length=1, max_length=2_000), _Clean]
+    actor: Name = "api"
+
+
+class PinRequest(PromoteRequest):
+    """Pin a version (the one that serves, when neither is named) or a route; or end that pin."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"route": "travel", "reason": "audited, leave it"}})
+    version: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    route: Name | None = None
+
+
+class GoldenRequest(Strict):
+    """A query with the routes that it must go to; or an inference whose thumbs-down becomes one."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"query": "why was I charged twice?", "routes": ["billing"]}}
+    )
+    query: Query | None = None
+    routes: Annotated[list[Name], Field(max_length=20)] = Field(
+        [], description="Of its segments, in order; of an inference: what the user's correction named, when missing."
+    )
+    inference_id: UUID | None = None
+    actor: Name = "api"
+
+    @model_validator(mode="after")
+    def _says_which_query(self) -> "GoldenRequest":
+        if (self.query is None) == (self.inference_id is None):
+            raise ValueError("needs either query or inference_id")
+        if self.query is not None and not self.routes:
+            raise ValueError("a query needs routes")
+        return self
+
+
 class LearnRequest(Strict):
     """Start a night."""
 
@@ -227,4 +275,5 @@ class LearnRequest(Strict):
 
 BODIES: tuple[type[Strict], ...] = (
     *(RouteRequest, InferenceEvent, Judgement, FeedbackEvent, SwitchRequest, RollbackRequest, LearnRequest),
+    *(TrialRequest, PromoteRequest, PinRequest, GoldenRequest),
 )

@@ -23,6 +23,7 @@ from api.cli.serving import run_prepare
 from api.cli.session import say
 from api.database import OpenDatabase, open_database
 from api.logging_setup import configure_logging
+from api.rollouts import looked_after
 from api.schedule import next_run
 from api.settings import Settings, WrongSetting, read_settings
 from router.registry import active
@@ -53,6 +54,7 @@ def run_server(settings: Settings, *, workers: int, learn_at: time | None) -> in
             return code
         stack.callback(say, "Stopped; everything acknowledged is stored.")
         stack.enter_context(_helpers(opened, environment, learn_at=learn_at))
+        stack.enter_context(looked_after(settings, url))
         _introduce(settings, listening, opened, workers=workers, learn_at=learn_at, keys=keys)
         return _serve(settings, listening, url, workers=workers)
 

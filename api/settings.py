@@ -4,12 +4,15 @@ import hashlib
 import ipaddress
 import os
 import secrets
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
+
+from router.rollout import RolloutSettings
 
 SAMPLE_FLEET = Path(__file__).parent / "demo" / "sample_fleet.yaml"
 
@@ -51,9 +54,24 @@ class Settings(BaseSettings):
         32_000_000, ge=1_000, description="Bytes that may wait to be stored before 429 is answered."
     )
     session_minutes: float = Field(30, gt=0, description="How long a session is remembered after its last query.")
+    webhook_url: str | None = Field(
+        None, pattern="^https?://", description="Is told of each publication, hold, stage and rollback, by POST."
+    )
+    webhook_secret: SecretStr | None = Field(None, min_length=16, description="Signs what the webhook is told.")
+    rollout: RolloutSettings = Field(
+        RolloutSettings(), description="How a version comes to serve: TRIMTAB_ROLLOUT__NAME."
+    )
     learner: dict[str, str] = Field(
         default_factory=dict, description="Overrides of the learner: TRIMTAB_LEARNER__NAME."
     )
+
+    @field_validator("rollout", mode="before")
+    @classmethod
+    def _known_names(cls, given: object) -> object:
+        names = RolloutSettings.explanations()
+        if isinstance(given, dict) and (unknown := [name for name in given if name not in names]):
+            raise ValueError(f"{unknown[0]} is not one of {', '.join(names)}")
+        return given
 
     @property
     def home_folder(self) -> Path:
@@ -78,12 +96,13 @@ class Settings(BaseSettings):
 
     def child_environment(self, *, database_url: str) -> dict[str, str]:
         """Return the environment for a process of ours that shall see the same settings and database."""
-        names = self.model_fields_set - {"learner", "secret"}
+        names = self.model_fields_set - {"learner", "rollout", "secret", "webhook_secret"}
         given = {f"TRIMTAB_{name.upper()}": str(getattr(self, name)) for name in names}
         if self.secret is not None:
             given["TRIMTAB_SECRET"] = self.secret.get_secret_value()
+        rollout = {f"TRIMTAB_ROLLOUT__{name.upper()}": str(value) for name, value in asdict(self.rollout).items()}
         learner = {f"TRIMTAB_LEARNER__{name.upper()}": value for name, value in self.learner.items()}
-        return {**os.environ, **given, **learner, "TRIMTAB_DATABASE_URL": database_url}
+        return {**os.environ, **given, **rollout, **learner, "TRIMTAB_DATABASE_URL": database_url}
 
     def hash_key(self) -> bytes:
         """The key that hashes people's ids: of ``secret``, or made once and kept in ``home`` for the owner alone."""

@@ -1,5 +1,6 @@
 """Everything that the gate looks at: accuracy overall and by route, examples, cost, latency, mix of routes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,21 @@ from learner.estimators import Floats
 from learner.settings import LearnerSettings
 from learner.window import Window
 from router.decide import Router, decide_many
+from router.golden import GoldenEncoder, check_golden
 from router.version import RouterVersion
+from telemetry.golden import GoldenQuery
 
 Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenComparison:
+    """Of ``n`` golden queries, how many are right now and were before; ``broken`` are right no more, as texts."""
+
+    n: int
+    right: int
+    right_before: int
+    broken: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +44,7 @@ class Evaluation:
     latency_ms_before: float
     splitter_f1: float | None = None
     splitter_f1_before: float | None = None
+    golden: GoldenComparison | None = None
 
 
 def evaluate(
@@ -61,6 +75,22 @@ def evaluate(
         cost_before=cost_before,
         latency_ms=latency,
         latency_ms_before=latency_before,
+    )
+
+
+def compare_golden(
+    incumbent: RouterVersion, candidate: RouterVersion, queries: Sequence[GoldenQuery], *, encoder: GoldenEncoder
+) -> GoldenComparison | None:
+    """Decide the golden queries by both versions; None where there are none whose routes are in the fleet."""
+    before, after = (check_golden(version, queries, encoder=encoder) for version in (incumbent, candidate))
+    known = [(old, new) for old, new in zip(before, after, strict=True) if new.right is not None]
+    if not known:
+        return None
+    return GoldenComparison(
+        n=len(known),
+        right=sum(bool(new.right) for _, new in known),
+        right_before=sum(bool(old.right) for old, _ in known),
+        broken=tuple(new.query for old, new in known if old.right and not new.right),
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from learner.comparison import Difference
-from learner.evaluation import Evaluation
+from learner.evaluation import Evaluation, GoldenComparison
 from learner.settings import LearnerSettings
 
 Verdict = Literal["published", "held"]
@@ -47,6 +47,8 @@ def decide_gate(evaluation: Evaluation, settings: LearnerSettings) -> GateDecisi
     ]
     if evaluation.splitter_f1 is not None and evaluation.splitter_f1_before is not None:
         conditions.append(_splitter(evaluation.splitter_f1, evaluation.splitter_f1_before))
+    if evaluation.golden is not None:
+        conditions.append(_golden(evaluation.golden))
     passed = all(condition.passed for condition in conditions)
     return GateDecision(
         verdict="published" if passed else "held",
@@ -78,7 +80,9 @@ def _not_worse(overall: Difference, settings: LearnerSettings) -> Condition:
 
 def _better(evaluation: Evaluation) -> Condition:
     overall = evaluation.overall
+    golden = evaluation.golden
     gained = evaluation.examples_right > evaluation.examples_right_before
+    gained |= golden is not None and golden.right > golden.right_before
     return Condition(
         name="better",
         passed=overall.estimate > 0 or gained,
@@ -86,7 +90,7 @@ def _better(evaluation: Evaluation) -> Condition:
         threshold=0.0,
         n=overall.n,
         bound=None,
-        sentence=f"The estimate {_points(overall.estimate)} must be above zero, or the examples better than before.",
+        sentence=f"The estimate {_points(overall.estimate)} must be above zero, or examples or golden queries gain.",
     )
 
 
@@ -175,4 +179,18 @@ def _splitter(now: float, before: float) -> Condition:
         n=0,
         bound=None,
         sentence=f"The splitter's F1 on held-out questions is {now:.3f}; it was {before:.3f}.",
+    )
+
+
+def _golden(golden: GoldenComparison) -> Condition:
+    """No golden query that goes where it belongs may go elsewhere, whatever is gained for it."""
+    broken = "".join(f" No more right: {text[:80]!r}." for text in golden.broken[:3])
+    return Condition(
+        name="golden",
+        passed=not golden.broken,
+        figure=golden.right / golden.n,
+        threshold=golden.right_before / golden.n,
+        n=golden.n,
+        bound=None,
+        sentence=f"{golden.right} of {golden.n} golden queries are right; {golden.right_before} were.{broken}",
     )

@@ -11,10 +11,12 @@ import numpy.typing as npt
 from sqlalchemy import Engine
 
 from learner import lease, runs
+from learner.coming_in import AT_ONCE, come_in, decide_entry
 from learner.comparison import compare_on_log, session_folds
-from learner.evaluation import Evaluation, evaluate
+from learner.evaluation import Evaluation, compare_golden, evaluate
 from learner.follow_ups import find_follow_ups
 from learner.gate import GateDecision, decide_gate
+from learner.kept_routes import keep_routes
 from learner.learn import HeldCentroids, LearnedCentroids, Material, learn_centroids, prepare, within_limits
 from learner.mining import MinedFailure, mine
 from learner.report import build_report
@@ -25,9 +27,11 @@ from learner.spikes import observe_costs
 from learner.splitter_night import NightSplitter, retrain_splitter
 from learner.splitter_training import HiddenEncoder
 from learner.window import Window, embed_missing, read_window, watermark
-from router.registry import LeaseLost, active, load, publish
+from router.registry import LeaseLost, active, load
+from router.rollout import RolloutSettings, pinned_positions
 from router.version import RouterVersion
 from telemetry.feedback import resolve_waiting
+from telemetry.golden import list_golden
 from telemetry.ids import new_id
 
 STEPS = ("read", "estimate", "mine", "split", "shift", "evaluate", "gate", "publish")
@@ -44,7 +48,7 @@ class NothingServes(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NightResult:
-    """How a night ended: published, held or nothing_to_learn; the version now serving; the report."""
+    """How a night ended: published, canary, shadow, held or nothing_to_learn; the version now serving; the report."""
 
     run_id: UUID
     verdict: str
@@ -63,6 +67,7 @@ class _Work:
     token: int
     heartbeat: Heartbeat
     progress: Progress
+    rollout: RolloutSettings
 
     def step(self, name: str) -> None:
         """Announce a step; a night whose lease was taken by another stops here."""
@@ -79,6 +84,7 @@ def run_night(
     encoder: NightEncoder,
     settings: LearnerSettings,
     actor: str,
+    rollout: RolloutSettings = AT_ONCE,
     progress: Progress = lambda _: None,
     force: bool = False,
     run_id: UUID | None = None,
@@ -91,6 +97,7 @@ def run_night(
         encoder: the one that serves.
         settings: what the night goes by.
         actor: who is written into the history.
+        rollout: how a version that passes the gate comes in; at once for all, when left out.
         progress: told the name of each step of ``STEPS`` as it begins.
         force: learn even when nothing new came in.
         run_id: of the run's row, made when missing.
@@ -109,7 +116,7 @@ def run_night(
         runs.start_run(conn, run_id, token=token, actor=actor)
     try:
         with Heartbeat(engine, token) as heartbeat:
-            work = _Work(engine, encoder, settings, run_id, token, heartbeat, progress)
+            work = _Work(engine, encoder, settings, run_id, token, heartbeat, progress, rollout)
             return _night(work, actor=actor, force=force, until=until)
     except Exception as error:
         with engine.begin() as conn:
@@ -214,11 +221,14 @@ def _try(
     limits: LearnerSettings,
 ) -> _Trial:
     """Shift the centroids within ``limits``, compare on what the candidate never saw, and ask the gate."""
+    with work.engine.connect() as conn:
+        golden, pinned = list_golden(conn), pinned_positions(conn, incumbent)
 
     def limited(found: LearnedCentroids) -> tuple[RouterVersion, HeldCentroids]:
         held = within_limits(found, incumbent, window, settings=limits)
         parameters = observe_costs(window.units, held.parameters)
-        return replace(base, centroids=held.centroids, parameters=parameters), held
+        centroids = keep_routes(held.centroids, incumbent.centroids, pinned)
+        return replace(base, centroids=centroids, parameters=parameters), held
 
     candidate, held = limited(learned)
     work.step("evaluate")
@@ -236,6 +246,7 @@ def _try(
         evaluate(window, incumbent, candidate, comparison, examples=(seeds.X, seeds.route), settings=work.settings),
         splitter_f1=splitter.f1,
         splitter_f1_before=splitter.f1_before,
+        golden=compare_golden(incumbent, candidate, golden, encoder=work.encoder),
     )
     return _Trial(candidate, held, evaluation, decide_gate(evaluation, work.settings))
 
@@ -286,41 +297,39 @@ def _conclude(
 ) -> NightResult:
     """Publish or hold, and write everything down, in one transaction."""
     gate = trial.gate
-    report = build_report(
-        window,
-        incumbent,
-        trial.candidate,
-        trial.learned,
-        failures,
-        splitter,
-        trial.evaluation,
-        gate,
-        settings=work.settings,
-    )
-    published = gate.verdict == "published"
+    made = (window, incumbent, trial.candidate, trial.learned, failures, splitter, trial.evaluation, gate)
+    report = build_report(*made, settings=work.settings)
     with work.engine.begin() as conn:
-        registered = publish(
+        entry = decide_entry(
+            conn,
+            gate,
+            parent=incumbent.number,
+            evidence=trial.evaluation.overall.evidence,
+            proven=trial.proven,
+            rollout=work.rollout,
+        )
+        report |= {"verdict": entry.verdict, "sentence": entry.told(report["sentence"])}
+        registered = come_in(
             conn,
             trial.candidate,
+            entry,
+            rollout=work.rollout,
             actor=actor,
-            reason=report["sentence"],
             parent=incumbent.number,
             report=report,
-            status="active" if published else "rejected",
             watermark=window.watermark,
             window_start=window.start,
             fencing_token=work.token,
         )
-        report["version"] = registered.number if published else incumbent.number
+        report["version"] = registered.number if entry.verdict == "published" else incumbent.number
         runs.store_failures(conn, work.run_id, failures)
-        if published:
-            votes = list(zip(window.votes["feedback_id"], map(int, window.votes["revision"]), strict=True))
-            runs.store_consumption(conn, votes, version=registered.number)
+        if entry.comes_in:
+            runs.store_consumption(conn, window.vote_revisions(), version=registered.number)
         runs.finish_run(
             conn,
             work.run_id,
             status="finished",
-            verdict=gate.verdict,
+            verdict=entry.verdict,
             watermark=window.watermark,
             window_start=window.start,
             candidate=registered.number,
@@ -328,4 +337,4 @@ def _conclude(
             reasons=[asdict(condition) for condition in gate.conditions],
             report=report,
         )
-    return NightResult(run_id=work.run_id, verdict=gate.verdict, version=report["version"], report=report)
+    return NightResult(run_id=work.run_id, verdict=entry.verdict, version=report["version"], report=report)

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from learner import lease
 from learner.mining import MinedFailure
+from telemetry.notifications import notify
 from telemetry.tables import feedback, learner_consumption, learner_run, mined_failure
 
 _BEAT_SECONDS = 10.0
@@ -36,12 +37,15 @@ def set_step(conn: Connection, run_id: UUID, step: str) -> None:
 def finish_run(conn: Connection, run_id: UUID, **values: Any) -> None:
     """Write down how the night ended; one that was given up as abandoned meanwhile stays so."""
     statement = update(learner_run).where(learner_run.c.run_id == run_id, learner_run.c.status == "running")
-    conn.execute(statement.values(finished_at=func.clock_timestamp(), step=None, **values))
+    if conn.execute(statement.values(finished_at=func.clock_timestamp(), step=None, **values)).rowcount:
+        told = {name: values.get(name) for name in ("status", "verdict", "candidate", "error")}
+        sentence = (values.get("report") or {}).get("sentence")
+        notify(conn, {"event": "night", "run_id": str(run_id), **told, "sentence": sentence})
 
 
 def last_watermark(conn: Connection) -> datetime | None:
     """Return up to when the newest night that evaluated anything had read."""
-    done = learner_run.c.verdict.in_(("published", "held", "canary"))
+    done = learner_run.c.verdict.in_(("published", "held", "canary", "shadow"))
     newest = select(learner_run.c.watermark).where(done).order_by(learner_run.c.started_at.desc()).limit(1)
     return conn.execute(newest).scalar_one_or_none()
 

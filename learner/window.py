@@ -78,6 +78,10 @@ class Window:
     start: datetime | None
     watermark: datetime
 
+    def vote_revisions(self) -> list[tuple[str, int]]:
+        """Which revision of which feedback is in here."""
+        return list(zip(self.votes["feedback_id"], map(int, self.votes["revision"]), strict=True))
+
 
 def watermark(conn: Connection) -> datetime:
     """Return the database's time up to which nothing more can appear."""

@@ -41,17 +41,22 @@ def look(conn: Connection, settings: RolloutSettings) -> Look | None:
     plan = read_plan(conn)
     if plan is None or plan.side is None:
         return None
-    watched = watch(conn, plan, settings)
+    found = examine(conn, plan, settings)
+    _act(conn, plan, found.step, found.sentence, settings)
+    return found
+
+
+def examine(conn: Connection, plan: Plan, settings: RolloutSettings) -> Look:
+    """What the trial of ``plan`` has shown and what would be done now, without doing it.
+
+    Raises:
+        DamagedArtifact: one of the two versions cannot be loaded any more.
+    """
+    routes = set(load(conn, plan.newer).parameters.routes) | set(load(conn, plan.older).parameters.routes)
+    watched = watch_trial(conn, plan, settings, routes=sorted(routes))
     now: datetime = conn.execute(select(func.clock_timestamp())).scalar_one()
     step, sentence = decide_step(plan, watched, settings, now=now)
-    _act(conn, plan, step, sentence, settings)
     return Look(step=step, sentence=sentence, plan=plan, watched=watched)
-
-
-def watch(conn: Connection, plan: Plan, settings: RolloutSettings) -> Watched:
-    """What the trial has shown so far."""
-    routes = set(load(conn, plan.newer).parameters.routes) | set(load(conn, plan.older).parameters.routes)
-    return watch_trial(conn, plan, settings, routes=sorted(routes))
 
 
 def decide_step(plan: Plan, watched: Watched, settings: RolloutSettings, *, now: datetime) -> tuple[Step, str]:

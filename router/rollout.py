@@ -22,7 +22,8 @@ class RolloutSettings:
     """How a version that the gate let through comes to serve, and when it is taken back."""
 
     mode: Literal["auto", "canary", "shadow", "direct"] = _setting(
-        "auto", "auto: proven versions at once, others by canary; or always canary, shadow (a person decides) or direct"
+        "auto",
+        "auto: proven versions at once, others by canary; or canary, shadow (a person decides), direct (no hold-out)",
     )
     proven_evidence: float = _setting(50.0, "votes' worth of evidence from which a proven version serves at once")
     least_sessions: int = _setting(200, "sessions in the last day without which a canary could show nothing")
@@ -206,7 +207,7 @@ def unpin(conn: Connection, *, route: str | None, actor: str, reason: str) -> Ac
     return append_activation(conn, plan.main.version, kind="unpin", actor=actor, reason=reason, route=route)
 
 
-def kept_routes(conn: Connection, version: RouterVersion) -> tuple[str, ...]:
-    """The routes of this version that are pinned."""
+def pinned_positions(conn: Connection, version: RouterVersion) -> list[int]:
+    """Positions, in this version, of the routes that are pinned."""
     pinned = pinned_routes(conn)
-    return tuple(route for route in version.parameters.routes if route in pinned)
+    return [position for position, route in enumerate(version.parameters.routes) if route in pinned]

@@ -17,23 +17,30 @@ def notify(conn: Connection, body: Mapping[str, Any]) -> None:
     conn.execute(insert(notification).values(body=dict(body)))
 
 
-def due_notifications(conn: Connection, *, limit: int = 20) -> Sequence[RowMapping]:
-    """Return what is due for delivery, oldest first, locked until commit; rows that another process holds are left."""
+def claim_notifications(conn: Connection, *, limit: int = 20) -> Sequence[RowMapping]:
+    """Return what is due for delivery, oldest first, and put its next attempt off; the caller commits, then delivers.
+
+    The waits double: 2 s, 4 s, ... about four minutes at last. Whoever is killed while delivering leaves the row to
+    the next attempt, so each is delivered at least once unless all attempts fail.
+    """
     n = notification.c
-    query = select(notification).where(n.delivered_at.is_(None), n.attempts < MOST_ATTEMPTS)
-    query = query.where(n.next_at <= func.clock_timestamp()).order_by(n.notification_id).limit(limit)
-    return conn.execute(query.with_for_update(skip_locked=True)).mappings().all()
+    due = select(n.notification_id).where(n.delivered_at.is_(None), n.attempts < MOST_ATTEMPTS)
+    due = due.where(n.next_at <= func.clock_timestamp()).order_by(n.notification_id).limit(limit)
+    wait = _FIRST_WAIT_SECONDS * func.pow(2, n.attempts)
+    values = {
+        "attempts": n.attempts + 1,
+        "next_at": func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, wait),
+    }
+    claim = update(notification).where(n.notification_id.in_(due.with_for_update(skip_locked=True)))
+    rows = conn.execute(claim.values(values).returning(notification)).mappings().all()
+    return sorted(rows, key=lambda row: row["notification_id"])
 
 
-def settle_notification(conn: Connection, notification_id: int, *, attempts: int, problem: str | None) -> None:
-    """Write down how a delivery went; after a failure the waits double: 2 s, 4 s, ... about four minutes at last."""
-    values: dict[str, Any] = {"attempts": attempts, "problem": problem}
-    if problem is None:
-        values["delivered_at"] = func.clock_timestamp()
-    else:
-        wait = _FIRST_WAIT_SECONDS * 2 ** (attempts - 1)
-        values["next_at"] = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, wait)
-    conn.execute(update(notification).where(notification.c.notification_id == notification_id).values(values))
+def settle_notification(conn: Connection, notification_id: int, *, problem: str | None) -> None:
+    """Write down how a delivery went: None is delivered."""
+    delivered = func.clock_timestamp() if problem is None else None
+    where = notification.c.notification_id == notification_id
+    conn.execute(update(notification).where(where).values(problem=problem, delivered_at=delivered))
 
 
 def forget_notifications(conn: Connection) -> int:

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from api.cli import decisions, demonstration, keys, nights, serving, versions
+from api.cli import decisions, demonstration, golden, keys, nights, rollouts, serving, versions
 
 app = typer.Typer(
     name="trimtab",
@@ -20,6 +20,10 @@ fleet = typer.Typer(help="The fleet file.", no_args_is_help=True)
 app.add_typer(fleet, name="fleet")
 keyring = typer.Typer(help="API keys: who may call what.", no_args_is_help=True)
 app.add_typer(keyring, name="keys")
+rollout = typer.Typer(help="A version on trial: shadow, canary, all.", no_args_is_help=True)
+app.add_typer(rollout, name="rollout")
+golden_set = typer.Typer(help="Queries that must always go where they belong.", no_args_is_help=True)
+app.add_typer(golden_set, name="golden")
 
 app.command()(serving.serve)
 app.command()(serving.migrate)
@@ -39,6 +43,21 @@ app.command()(versions.diff)
 app.command()(versions.activate)
 app.command()(versions.rollback)
 app.command()(versions.history)
+app.command()(versions.active)
+rollout.command()(rollouts.status)
+rollout.command()(rollouts.shadow)
+rollout.command()(rollouts.canary)
+rollout.command()(rollouts.promote)
+app.command()(rollouts.pin)
+app.command()(rollouts.unpin)
+app.command()(rollouts.notifications)
+golden_set.command()(golden.add)
+golden_set.command()(golden.promote)
+golden_set.command("list")(golden.show)
+golden_set.command()(golden.remove)
+golden_set.command("import")(golden.read)
+golden_set.command("export")(golden.write)
+golden_set.command()(golden.check)
 app.command()(demonstration.demo)
 
 
@@ -77,18 +96,23 @@ def _expected(error: Exception) -> str | None:
         LeaseLost,
         NeverActive,
         NothingToRollBack,
+        NotShadowed,
+        Pinned,
         RefusedVersion,
         StaleActivation,
         UnknownVersion,
     )
+    from router.rollout import NothingOnTrial, NotPinned
     from telemetry.api_keys import WrongKeyRequest
     from telemetry.database import DatabaseUnavailable, WrongDatabaseUrl
     from telemetry.embedded_postgres import PostgresFailed, WrongDataFolder
+    from telemetry.golden import NotGolden, UnknownGolden
     from telemetry.postgres_binaries import PostgresMissing
 
     known = (
         *(NotMigrated, WrongTime, WrongSetting, DamagedArtifact, UnknownRoute, EncoderUnavailable, FleetError),
         *(LeaseLost, NeverActive, NothingToRollBack, RefusedVersion, StaleActivation, UnknownVersion),
+        *(NotShadowed, Pinned, NotPinned, NothingOnTrial, NotGolden, UnknownGolden),
         *(DatabaseUnavailable, WrongDatabaseUrl, PostgresFailed, WrongDataFolder, PostgresMissing, WrongKeyRequest),
     )
     if isinstance(error, OperationalError | InterfaceError):

@@ -8,7 +8,7 @@ import typer
 
 from api.cli.session import Actor, AsJson, actor_name, database, print_json, read_settings, say, short_time, show_table
 
-EXIT_CODES = {"published": 0, "held": 3, "nothing_to_learn": 4}
+EXIT_CODES = {"published": 0, "held": 3, "nothing_to_learn": 4, "canary": 6, "shadow": 6}
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many rows.")]
 
 
@@ -21,7 +21,9 @@ def learn(
     actor: Actor = None,
     json: AsJson = False,
 ) -> None:
-    """Run one night: mine, learn, evaluate, publish or hold. Exit code 0: published, 3: held, 4: nothing to learn.
+    """Run one night: mine, learn, evaluate, publish or hold.
+
+    Exit code 0: published, 3: held, 4: nothing to learn, 6: on trial (trimtab rollout status tells how it ends).
 
     Example: trimtab learn --report report/night.md
     """
@@ -41,6 +43,7 @@ def learn(
                 encoder=encoder,
                 settings=learner_settings,
                 actor=actor_name(actor),
+                rollout=settings.rollout,
                 progress=bars.step,
                 force=force,
                 run_id=UUID(run_id) if run_id else None,

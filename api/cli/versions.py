@@ -1,10 +1,13 @@
 """Commands about router versions: list, look at, compare, activate, roll back, history."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from api.cli.session import Actor, AsJson, Reason, actor_name, database, print_json, say, short_time, show_table
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many rows.")]
 IfSeq = Annotated[int | None, typer.Option(help="Only if this is still the newest activation.")]
@@ -104,7 +107,7 @@ def activate(number: Number, reason: Reason, actor: Actor = None, if_seq: IfSeq 
     from router.registry import activate as switch
 
     with database() as opened, opened.engine.begin() as conn:
-        done = switch(conn, number, kind="publish", actor=actor_name(actor), reason=_kept(reason), if_seq=if_seq)
+        done = switch(conn, number, kind="publish", actor=actor_name(actor), reason=kept_reason(reason), if_seq=if_seq)
     print_json(activation_json(done)) if json else say(f"Version {done.version} serves (activation {done.seq}).")
 
 
@@ -123,16 +126,57 @@ def rollback(
     from router.registry import rollback as roll_back
 
     with database() as opened, opened.engine.begin() as conn:
-        done = roll_back(conn, to=to, actor=actor_name(actor), reason=_kept(reason), if_seq=if_seq)
+        done = roll_back(conn, to=to, actor=actor_name(actor), reason=kept_reason(reason), if_seq=if_seq)
     print_json(activation_json(done)) if json else say(
         f"Rolled back: version {done.version} serves (activation {done.seq})."
     )
 
 
-def _kept(reason: str) -> str:
+def kept_reason(reason: str) -> str:
+    """Return the reason.
+
+    Raises:
+        BadParameter: it is empty.
+    """
     if not reason.strip() or "\0" in reason:
         raise typer.BadParameter("the reason is empty; the history keeps it for whoever asks later")
     return reason
+
+
+def active(
+    at: Annotated[str | None, typer.Option(help="A moment with its zone, such as 2026-11-24T12:00:00Z.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Show what serves now, or what served at a moment, and what was on trial beside it.
+
+    Example: trimtab active --at 2026-11-24T12:00:00Z
+    """
+    from api.routes.versions import active_json
+
+    with database() as opened, opened.engine.connect() as conn:
+        found = active_json(conn, at=_moment(at))
+    if found is None:
+        raise SystemExit("trimtab: No version was active then.")
+    if json:
+        print_json(found)
+        return
+    say(
+        f"Version {found['version']} since {short_time(found['activated_at'])} UTC ({found['kind']}): {found['reason']}"
+    )
+    if beside := found["beside"]:
+        say(f"Beside it version {beside['version']}: {beside['kind']}, {beside['share']:.0%} of the sessions.")
+
+
+def _moment(text: str | None) -> "datetime | None":
+    from datetime import datetime
+
+    try:
+        moment = None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if text is not None and (moment is None or moment.tzinfo is None):
+        raise typer.BadParameter("it must look like 2026-11-24T12:00:00Z", param_hint="--at")
+    return moment
 
 
 def history(

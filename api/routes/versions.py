@@ -1,6 +1,5 @@
 """Router versions: list, look at, activate, roll back, and what served when."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
@@ -15,11 +14,11 @@ from api.lists import json_list, json_value
 from api.schemas import RollbackRequest, SwitchRequest
 from api.state import state_of
 from router.difference import changed_decisions, compare
+from router.plan import read_plan
 from router.registry import (
     Activation,
     VersionRecord,
     activate,
-    active,
     history,
     list_versions,
     load,
@@ -63,6 +62,16 @@ def version_with_difference(conn: Connection, number: int) -> dict[str, Any]:
     if record.parent is not None:
         shown["difference"] = difference_json(conn, record.parent, number, queries=_QUERIES)
     return shown
+
+
+def active_json(conn: Connection, *, at: datetime | None) -> dict[str, Any] | None:
+    """Return what serves now or served at a time, with what was on trial or held out beside it; None for nothing."""
+    plan = read_plan(conn, at=at)
+    if plan is None:
+        return None
+    beside = None if plan.side is None else activation_json(plan.side)
+    fingerprint = read_version(conn, plan.main.version).fingerprint
+    return {**activation_json(plan.main), "fingerprint": fingerprint, "beside": beside}
 
 
 def difference_json(conn: Connection, before: int, after: int, *, queries: int) -> dict[str, Any]:
@@ -130,17 +139,10 @@ async def get_active(
 ) -> dict[str, Any]:
     """Return what serves now, or what served at a moment."""
     moment: datetime | None = at
-
-    def read(conn: Connection) -> Mapping[str, Any] | None:
-        activation = active(conn, at=moment)
-        if activation is None:
-            return None
-        return {**activation_json(activation), "fingerprint": read_version(conn, activation.version).fingerprint}
-
-    found = await state_of(request).read(read)
+    found = await state_of(request).read(lambda conn: active_json(conn, at=moment))
     if found is None:
         raise ApiError(404, "nothing_active", "No version was active then.")
-    return dict(found)
+    return found
 
 
 @router.get("/activations")

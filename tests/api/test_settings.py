@@ -5,15 +5,19 @@ import pytest
 
 from api.settings import Settings, WrongSetting, read_settings
 from learner.settings import LearnerSettings, WrongLearnerSetting
+from router.rollout import RolloutSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
 
 
 def test_the_page_of_settings_lists_every_setting_with_its_default_and_meaning() -> None:
     for name, field in Settings.model_fields.items():
-        if name != "learner":
+        if name not in ("learner", "rollout"):
             default = "" if field.default is None else field.default
             assert f"| `TRIMTAB_{name.upper()}` | {default} | {field.description} |" in PAGE
+    for setting in fields(RolloutSettings):
+        meaning = RolloutSettings.explanations()[setting.name]
+        assert f"| `TRIMTAB_ROLLOUT__{setting.name.upper()}` | {setting.default} | {meaning} |" in PAGE
     for setting in fields(LearnerSettings):
         meaning = LearnerSettings.explanations()[setting.name]
         assert f"| `TRIMTAB_LEARNER__{setting.name.upper()}` | {setting.default} | {meaning} |" in PAGE
@@ -35,6 +39,22 @@ def test_the_learner_takes_overrides_by_name_and_refuses_unknown_ones() -> None:
         LearnerSettings.with_overrides({"fold": "4"})
     with pytest.raises(WrongLearnerSetting, match="must be a number"):
         LearnerSettings.with_overrides({"folds": "many"})
+
+
+def test_rollouts_take_settings_by_name_and_refuse_unknown_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIMTAB_ROLLOUT__MODE", "shadow")
+    monkeypatch.setenv("TRIMTAB_ROLLOUT__HOLDOUT_DAYS", "3.5")
+    settings = read_settings(webhook_secret="a-secret-of-sixteen")
+    assert (settings.rollout.mode, settings.rollout.holdout_days) == ("shadow", 3.5)
+    child = settings.child_environment(database_url="postgresql:///x")
+    assert (child["TRIMTAB_ROLLOUT__MODE"], child["TRIMTAB_ROLLOUT__HOLDOUT_DAYS"]) == ("shadow", "3.5")
+    monkeypatch.setenv("TRIMTAB_ROLLOUT__MODE", "sometimes")
+    with pytest.raises(WrongSetting, match="TRIMTAB_ROLLOUT__MODE"):
+        read_settings()
+    monkeypatch.delenv("TRIMTAB_ROLLOUT__MODE")
+    monkeypatch.setenv("TRIMTAB_ROLLOUT__DAYS", "1")
+    with pytest.raises(WrongSetting, match="days is not one of"):
+        read_settings()
 
 
 def test_the_hash_key_is_made_once_and_for_the_owner_alone(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from learner.comparison import Difference
-from learner.evaluation import Evaluation
+from learner.evaluation import Evaluation, GoldenComparison
 from learner.gate import decide_gate
 from learner.settings import LearnerSettings
 
@@ -75,3 +75,18 @@ def test_a_route_with_little_evidence_is_not_tested_by_itself():
 
 def test_the_same_evaluation_gives_the_same_decision():
     assert decide_gate(BETTER, SETTINGS) == decide_gate(BETTER, SETTINGS)
+
+
+def test_a_golden_query_that_goes_elsewhere_holds_whatever_is_gained():
+    golden = GoldenComparison(n=20, right=19, right_before=18, broken=("where is my parcel",))
+    gate = decide_gate(replace(BETTER, golden=golden), SETTINGS)
+    assert (gate.verdict, failed(replace(BETTER, golden=golden))) == ("held", ["golden"])
+    assert "where is my parcel" in gate.missing[0]
+    assert decide_gate(replace(BETTER, golden=replace(golden, broken=())), SETTINGS).verdict == "published"
+
+
+def test_a_golden_gain_is_reason_enough_for_a_version_that_is_not_better_otherwise():
+    even = replace(BETTER, overall=replace(GOOD, estimate=0.0, low=-0.5))
+    assert decide_gate(even, SETTINGS).verdict == "held"
+    gained = replace(even, golden=GoldenComparison(n=20, right=19, right_before=18, broken=()))
+    assert decide_gate(gained, SETTINGS).verdict == "published"

@@ -1,0 +1,65 @@
+"""Where golden queries go under a version: decided as in service, split and all, but without exploring."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+import numpy as np
+
+from router.decide import decide
+from router.encoder import Encoding
+from router.scoring import Router
+from router.version import RouterVersion
+from telemetry.golden import GoldenQuery
+
+_NO_ID = UUID(int=0)
+
+
+class GoldenEncoder(Protocol):
+    """What is needed of an encoder."""
+
+    def encode(self, texts: Sequence[str], *, hidden: bool = False) -> list[Encoding]:
+        """One encoding a text, with hidden states where asked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenCheck:
+    """Where one golden query goes; ``right`` is None where the fleet has no such route any more."""
+
+    golden_id: str
+    query: str
+    expected: tuple[str, ...]
+    found: tuple[str, ...]
+    right: bool | None
+
+
+def check_golden(
+    version: RouterVersion, queries: Sequence[GoldenQuery], *, encoder: GoldenEncoder
+) -> list[GoldenCheck]:
+    """Decide every golden query by this version, in the order given."""
+    router, rng = Router(version), np.random.default_rng(0)
+    encodings = encoder.encode([item.query for item in queries], hidden=True) if queries else []
+    checks = []
+    for item, encoding in zip(queries, encodings, strict=True):
+        decision = decide(
+            router,
+            item.query,
+            encoding,
+            encode=encoder.encode,
+            inference_id=_NO_ID,
+            rng=rng,
+            explore=False,
+        )
+        found = tuple(segment.route for segment in decision.segments)
+        known = set(item.routes) <= set(router.routes)
+        checks.append(
+            GoldenCheck(
+                golden_id=item.golden_id,
+                query=item.query,
+                expected=item.routes,
+                found=found,
+                right=found == item.routes if known else None,
+            )
+        )
+    return checks

@@ -1,0 +1,128 @@
+"""Golden queries: what must always go where it belongs. Kept by people; a thumbs-down can become one."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, select
+from sqlalchemy.dialects.postgresql import insert
+
+from telemetry.tables import feedback, golden_query, inference_payload
+
+_MOST_CHARACTERS = 20_000
+
+
+class UnknownGolden(LookupError):
+    """There is no golden query with this id; trimtab golden list shows those there are."""
+
+
+class NotGolden(ValueError):
+    """This cannot become a golden query."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenQuery:
+    """A query and the routes of its segments in order; one route: it is not split."""
+
+    golden_id: str
+    query: str
+    routes: tuple[str, ...]
+    added_by: str
+    inference_id: UUID | None = None
+    added_at: datetime | None = None
+
+
+def golden(query: str, routes: Iterable[str], *, by: str, inference_id: UUID | None = None) -> GoldenQuery:
+    """Return a golden query; its id is a hash of the text, so that one query is there once.
+
+    Raises:
+        NotGolden: there is no text or no route, or the text is too long or has a NUL.
+    """
+    named = tuple(routes)
+    if not query.strip() or "\0" in query or len(query) > _MOST_CHARACTERS:
+        raise NotGolden(f"A golden query is a text of 1 to {_MOST_CHARACTERS:,} characters.")
+    if not named or not all(isinstance(route, str) and route for route in named):
+        raise NotGolden("A golden query names at least one route.")
+    key = hashlib.sha256(query.encode("utf-8", "replace")).hexdigest()[:16]
+    return GoldenQuery(golden_id=key, query=query, routes=named, added_by=by, inference_id=inference_id)
+
+
+def put_golden(conn: Connection, queries: Sequence[GoldenQuery]) -> None:
+    """Add golden queries; one that is there already gets the new routes. The caller commits."""
+    for item in queries:
+        row = {"routes": list(item.routes), "added_by": item.added_by, "inference_id": item.inference_id}
+        statement = insert(golden_query).values(golden_id=item.golden_id, query=item.query, **row)
+        conn.execute(statement.on_conflict_do_update(index_elements=["golden_id"], set_=row))
+
+
+def remove_golden(conn: Connection, golden_id: str) -> None:
+    """Take a golden query out; the caller commits.
+
+    Raises:
+        UnknownGolden: there is none with this id.
+    """
+    if conn.execute(delete(golden_query).where(golden_query.c.golden_id == golden_id)).rowcount == 0:
+        raise UnknownGolden(UnknownGolden.__doc__)
+
+
+def list_golden(conn: Connection, *, after: str | None = None, limit: int | None = None) -> list[GoldenQuery]:
+    """Return golden queries in the order of their ids, from behind ``after``."""
+    query = select(golden_query).order_by(golden_query.c.golden_id).limit(limit)
+    if after is not None:
+        query = query.where(golden_query.c.golden_id > after)
+    rows = conn.execute(query).mappings()
+    return [GoldenQuery(**{**row, "routes": tuple(row["routes"])}) for row in rows]
+
+
+def promoted(conn: Connection, inference_id: UUID, routes: Sequence[str], *, by: str) -> GoldenQuery:
+    """Return the golden query that a judged inference becomes; without ``routes`` what its newest correction named.
+
+    Raises:
+        NotGolden: its text was not kept, or nothing says where it belongs.
+    """
+    of_it = inference_payload.c.inference_id == inference_id
+    text = conn.execute(select(inference_payload.c.query).where(of_it)).scalar_one_or_none()
+    if text is None:
+        raise NotGolden("There is no such inference, or its text was not kept; add the query by itself.")
+    named = list(routes)
+    if not named:
+        said = select(feedback.c.correction).where(
+            feedback.c.inference_id == inference_id, feedback.c.correction.is_not(None), feedback.c.op != "withdraw"
+        )
+        newest = conn.execute(said.order_by(feedback.c.received_at.desc()).limit(1)).scalar_one_or_none()
+        named = [] if newest is None else [newest]
+    if not named:
+        raise NotGolden("No correction says where this question belongs; name the route.")
+    return golden(text, named, by=by, inference_id=inference_id)
+
+
+def parse_golden(text: str, *, source: str, by: str) -> list[GoldenQuery]:
+    """Read ``golden.jsonl``: one object a line, ``{"query": ..., "routes": [...]}``.
+
+    Raises:
+        NotGolden: in one sentence, with the line.
+    """
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row: Any = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("query"), str):
+                raise NotGolden('It must look like {"query": "...", "routes": ["..."]}.')
+            routes = row.get("routes")
+            found.append(golden(row["query"], routes if isinstance(routes, list) else [], by=by))
+        except (NotGolden, json.JSONDecodeError) as error:
+            why = str(error) if isinstance(error, NotGolden) else "It is not JSON."
+            raise NotGolden(f"{source}, line {number}: {why}") from None
+    return found
+
+
+def golden_lines(queries: Iterable[GoldenQuery]) -> str:
+    """Return ``golden.jsonl`` of these queries; ``parse_golden`` reads it."""
+    rows = ({"query": item.query, "routes": list(item.routes)} for item in queries)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

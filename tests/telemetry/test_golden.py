@@ -1,0 +1,69 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry.feedback import store_feedback
+from telemetry.golden import (
+    NotGolden,
+    UnknownGolden,
+    golden,
+    golden_lines,
+    list_golden,
+    parse_golden,
+    promoted,
+    put_golden,
+    remove_golden,
+)
+from telemetry.ids import new_id
+from telemetry.inferences import store_inferences
+from telemetry.records import Feedback, Inference, Payload
+
+
+def test_a_query_is_there_once_and_gets_the_newest_routes(connection):
+    put_golden(connection, [golden("where is it", ["delivery"], by="ann")])
+    put_golden(connection, [golden("where is it", ["delivery", "billing"], by="bob")])
+    (kept,) = list_golden(connection)
+    assert (kept.routes, kept.added_by) == (("delivery", "billing"), "bob")
+    remove_golden(connection, kept.golden_id)
+    with pytest.raises(UnknownGolden):
+        remove_golden(connection, kept.golden_id)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=60)
+
+
+@given(rows=st.lists(st.tuples(TEXT.filter(str.strip), st.lists(TEXT, min_size=1, max_size=3)), max_size=5))
+def test_what_is_written_is_read_again(rows):
+    items = [golden(query, routes, by="ann") for query, routes in rows]
+    assert parse_golden(golden_lines(items), source="golden.jsonl", by="ann") == items
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{", "It is not JSON"),
+        ("[]", "must look like"),
+        ('{"query": 3, "routes": ["a"]}', "must look like"),
+        ('{"query": "q"}', "at least one route"),
+        ('{"query": "q", "routes": [1]}', "at least one route"),
+        ('{"query": " ", "routes": ["a"]}', "1 to 20,000 characters"),
+    ],
+)
+def test_a_wrong_line_is_told_with_its_number(line, why):
+    good = '{"query": "q", "routes": ["a"]}\n'
+    with pytest.raises(NotGolden, match=f"golden.jsonl, line 3: .*{why}"):
+        parse_golden(good + "\n" + line, source="golden.jsonl", by="ann")
+
+
+def test_a_thumbs_down_becomes_a_golden_query_of_the_route_that_it_named(connection):
+    asked = Inference(inference_id=new_id(), source="route", payload=Payload(query="where is my parcel"))
+    store_inferences(connection, [asked])
+    with pytest.raises(NotGolden, match="name the route"):
+        promoted(connection, asked.inference_id, [], by="ann")
+    said = {"target_kind": "inference_id", "target_value": str(asked.inference_id), "value": "down"}
+    store_feedback(connection, [Feedback(feedback_id=new_id(), correction="delivery", **said)])
+    item = promoted(connection, asked.inference_id, [], by="ann")
+    assert (item.query, item.routes, item.inference_id) == ("where is my parcel", ("delivery",), asked.inference_id)
+    assert promoted(connection, asked.inference_id, ["billing"], by="ann").routes == ("billing",)
+    with pytest.raises(NotGolden, match="no such inference"):
+        promoted(connection, new_id(), ["billing"], by="ann")
