@@ -15,7 +15,9 @@ from api.errors import problem
 from api.keyring import Keyring, why_unusable
 from telemetry.api_keys import ApiKey
 
-OPEN = ("/healthz", "/readyz", "/docs", "/openapi.json")
+DOCS_FILES = "/docs/files"
+_DOCS = ("/docs", *(f"{DOCS_FILES}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")))
+OPEN = ("/healthz", "/readyz", "/openapi.json", *_DOCS)
 _READING = ("GET", "HEAD", "OPTIONS")
 _WRITING = {"route": "decide", "inferences": "ingest", "feedback": "feedback", "feedback-tokens": "feedback"}
 _RESOURCE = re.compile(r"[/:]")

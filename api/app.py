@@ -9,10 +9,11 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from pydantic.json_schema import models_json_schema
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.admission import Admission, AdmissionMiddleware
+from api.admission import DOCS_FILES, Admission, AdmissionMiddleware
 from api.deciding import Deciding
 from api.direct import add_direct_calls
 from api.errors import add_error_handlers
@@ -51,7 +52,9 @@ def create_app(settings: Settings, *, database_url: str) -> FastAPI:
         finally:
             await _stop(state)
 
-    app = FastAPI(title="Trimtab", version=VERSION, description=_ABOUT, lifespan=lifespan, redoc_url=None)
+    app = FastAPIOffline(  # the page of calls loads nothing from elsewhere: a machine may have no way out
+        title="Trimtab", version=VERSION, description=_ABOUT, lifespan=lifespan, redoc_url=None, static_url=DOCS_FILES
+    )
     app.router.redirect_slashes = False  # a path is right or wrong; a redirect would trust the Host header
     modules = (deciding, inferences, feedback, versions, rollouts, golden, nights, health)
     routers = [module.router for module in modules]
