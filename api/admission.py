@@ -12,8 +12,9 @@ from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.errors import problem
+from api.feedback_tokens import PREFIX, FeedbackToken, TokenExpired, TokenSigner, WrongToken
 from api.keyring import Keyring, why_unusable
-from telemetry.api_keys import ApiKey
+from telemetry.api_keys import TOKEN_PRINCIPAL, ApiKey
 
 DOCS_FILES = "/docs/files"
 _DOCS = ("/docs", *(f"{DOCS_FILES}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")))
@@ -22,15 +23,21 @@ _READING = ("GET", "HEAD", "OPTIONS")
 _WRITING = {"route": "decide", "inferences": "ingest", "feedback": "feedback", "feedback-tokens": "feedback"}
 _RESOURCE = re.compile(r"[/:]")
 _MOST_METERS = 10_000
+# One person's hands, for one inference.
+_TOKEN_RATE, _TOKEN_BURST, _TOKEN_CONCURRENCY, _TOKEN_BYTES = 0.5, 20.0, 4, 100_000
 _CALLER = "trimtab.caller"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who calls: the name of the key (None: nobody asked for one), and the most bytes that a body may have."""
+    """Who calls: the name of the key (None: nobody asked for one), and the most bytes that a body may have.
+
+    ``token`` is what the caller came with instead of a key; it then judges that inference and nothing else.
+    """
 
     principal: str | None = None
     body_bytes: int | None = None
+    token: FeedbackToken | None = None
 
 
 _ANYBODY = Caller()
@@ -76,13 +83,15 @@ class Admission:
 
     Args:
         keyring: the keys.
+        signer: reads feedback tokens.
         closed: a key is needed although there may be none, for others than this machine can reach the server.
         rate: requests a second of each key that has no limit of its own.
         concurrency: requests of it that may run at once.
     """
 
-    def __init__(self, keyring: Keyring, *, closed: bool, rate: float, concurrency: int) -> None:
+    def __init__(self, keyring: Keyring, signer: TokenSigner, *, closed: bool, rate: float, concurrency: int) -> None:
         self._keyring = keyring
+        self._signer = signer
         self._closed = closed
         self._defaults: Mapping[str, float] = {"rate": rate, "concurrency": concurrency}
         self._meters: OrderedDict[str, _Meter] = OrderedDict()
@@ -93,6 +102,8 @@ class Admission:
         if needed is None:
             return _ANYBODY, None
         presented = _presented(scope)
+        if presented is not None and presented.startswith(PREFIX):
+            return self._by_token(scope, presented)
         if not self._closed and not self._keyring.any:
             return _ANYBODY, None
         if self._closed and not self._keyring.known:
@@ -110,6 +121,19 @@ class Admission:
             return _refused(403, "scope_missing", detail, f'error="insufficient_scope", scope="{needed}"')
         return self._measured(key)
 
+    def _by_token(self, scope: Scope, presented: str) -> "tuple[Caller, _Meter] | JSONResponse":
+        """Feedback may be given with a token, be there keys or not."""
+        try:
+            token = self._signer.read(presented)
+        except (WrongToken, TokenExpired) as error:
+            return _refused(401, "token_wrong", str(error), 'error="invalid_token"')
+        path, writes = scope["path"], scope["method"] in ("POST", "PUT", "DELETE")
+        if not writes or not (path == "/v1/feedback" or path.startswith("/v1/feedback/")):
+            detail = "A feedback token can only give, revise and withdraw the feedback of its inference."
+            return _refused(403, "scope_missing", detail, 'error="insufficient_scope", scope="feedback"')
+        caller = Caller(principal=TOKEN_PRINCIPAL, body_bytes=_TOKEN_BYTES, token=token)
+        return self._within(presented, caller, rate=_TOKEN_RATE, concurrency=_TOKEN_CONCURRENCY, burst=_TOKEN_BURST)
+
     def _measured(self, key: ApiKey) -> "tuple[Caller, _Meter] | JSONResponse":
         limits = {**self._defaults, **key.limits}
         size = limits.get("body_bytes")
@@ -117,19 +141,19 @@ class Admission:
         return self._within(key.key_id, caller, rate=limits["rate"], concurrency=limits["concurrency"])
 
     def _within(
-        self, who: str, caller: Caller, *, rate: float, concurrency: float
+        self, who: str, caller: Caller, *, rate: float, concurrency: float, burst: float | None = None
     ) -> "tuple[Caller, _Meter] | JSONResponse":
-        burst = max(1.0, rate)
+        burst = burst or max(1.0, rate)
         meter = self._meters.get(who)
         if meter is None:
             meter = self._meters[who] = _Meter(left=burst, at=time.monotonic())
             if len(self._meters) > _MOST_METERS:
                 self._meters.popitem(last=False)
         if meter.running >= concurrency:
-            detail = f"More than {concurrency:,.0f} requests of this key run at once; wait for some of them to end."
+            detail = f"More than {concurrency:,.0f} requests of this caller run at once; wait for some of them to end."
             return problem(429, "too_many_at_once", detail)
         if wait := meter.wait(rate=rate, burst=burst):
-            answer = problem(429, "rate_limited", f"This key may send {rate:,g} requests a second; slow down.")
+            answer = problem(429, "rate_limited", f"This caller may send {rate:,g} requests a second; slow down.")
             answer.headers["Retry-After"] = str(math.ceil(wait))
             return answer
         return caller, meter

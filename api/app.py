@@ -14,9 +14,12 @@ from pydantic.json_schema import models_json_schema
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.admission import DOCS_FILES, Admission, AdmissionMiddleware
+from api.admission import Admission, AdmissionMiddleware
+from api.cross_origin import FeedbackAcrossOrigins, origins
 from api.deciding import Deciding
 from api.direct import add_direct_calls
 from api.errors import add_error_handlers
+from api.feedback_tokens import TokenSigner
 from api.intake import Intake
 from api.keyring import Keyring
 from api.metrics import Metrics
@@ -63,6 +66,8 @@ def create_app(settings: Settings, *, database_url: str) -> FastAPI:
     add_error_handlers(app)
     add_direct_calls(app, routers)
     app.add_middleware(AdmissionMiddleware)
+    if allowed := origins(settings.cors_origins):
+        app.add_middleware(FeedbackAcrossOrigins, allowed=allowed)
     app.add_middleware(_CountRequests)  # outermost, so that it counts what is refused too
     _describe_bodies(app)
     return app
@@ -83,6 +88,10 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
     await watch.start()
     keyring = Keyring(database_url, home=home)
     await keyring.start()
+    signer = TokenSigner(key=settings.hash_key(), hours=settings.feedback_token_hours)
+    admission = Admission(
+        keyring, signer, closed=not settings.loopback, rate=settings.key_rate, concurrency=settings.key_concurrency
+    )
     intake = Intake(engine, most_items=settings.queue_items, most_bytes=settings.queue_bytes)
     intake.start()
     metrics = Metrics()
@@ -99,9 +108,8 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
         recording=Recording(store_text=settings.store_text, key=settings.hash_key()),
         metrics=metrics,
         keyring=keyring,
-        admission=Admission(
-            keyring, closed=not settings.loopback, rate=settings.key_rate, concurrency=settings.key_concurrency
-        ),
+        admission=admission,
+        signer=signer,
     )
 
 

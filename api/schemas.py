@@ -273,7 +273,16 @@ class LearnRequest(Strict):
     force: bool = Field(False, description="Learn even when nothing new came in.")
 
 
+class TokenRequest(Strict):
+    """Which logged inference somebody shall be able to judge."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"inference_id": "01936f5e-7a3c-7d2e-8f10-3b8f0c9d1e2f"}})
+    inference_id: UUID
+
+
 BODIES: tuple[type[Strict], ...] = (
     *(RouteRequest, InferenceEvent, Judgement, FeedbackEvent, SwitchRequest, RollbackRequest, LearnRequest),
     *(TrialRequest, PromoteRequest, PinRequest, GoldenRequest),
+    *(RouteRequest, InferenceEvent, Judgement, FeedbackEvent, TokenRequest),
+    *(SwitchRequest, RollbackRequest, LearnRequest),
 )

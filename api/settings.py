@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from router.rollout import RolloutSettings
+from api.cross_origin import origins
 
 SAMPLE_FLEET = Path(__file__).parent / "demo" / "sample_fleet.yaml"
 
@@ -42,6 +43,12 @@ class Settings(BaseSettings):
     )
     key_rate: float = Field(5_000, gt=0, description="Requests a second of an API key without a limit of its own.")
     key_concurrency: int = Field(500, ge=1, description="Requests of such a key that may run at once.")
+    feedback_token_hours: float = Field(
+        72, ge=0, le=8_760, description="How long the feedback token of a decision is good for; 0 gives none."
+    )
+    cors_origins: str = Field(
+        "", description="Origins of web pages that may vote with a feedback token, by comma; * is any, empty none."
+    )
     store_text: Literal["full", "redacted", "none"] = Field(
         "full", description="Keep texts whole, with addresses and numbers blanked, or not at all (embeddings stay)."
     )
@@ -72,6 +79,11 @@ class Settings(BaseSettings):
         if isinstance(given, dict) and (unknown := [name for name in given if name not in names]):
             raise ValueError(f"{unknown[0]} is not one of {', '.join(names)}")
         return given
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        origins(value)
+        return value
 
     @property
     def home_folder(self) -> Path:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from api.admission import Admission
 from api.deciding import Deciding
+from api.feedback_tokens import TokenSigner
 from api.intake import Intake
 from api.keyring import Keyring
 from api.metrics import Metrics
@@ -38,6 +39,7 @@ class ServerState:
     metrics: Metrics
     keyring: Keyring
     admission: Admission
+    signer: TokenSigner
     draining: bool = False
 
     async def read(self, query: Callable[[Connection], Result]) -> Result:

@@ -61,6 +61,12 @@ def read_inference(conn: Connection, inference_id: UUID) -> StoredInference | No
     )
 
 
+def who_asked(conn: Connection, inference_id: UUID) -> RowMapping | None:
+    """Return end_user (keyed hash) and session_id of an inference, None when it is not there."""
+    columns = (inference.c.end_user, inference.c.session_id)
+    return conn.execute(select(*columns).where(inference.c.inference_id == inference_id)).mappings().first()
+
+
 def resolve_alias(conn: Connection, kind: str, value: str) -> list[UUID]:
     """Return the inferences that the id ``value`` of ``kind`` names; several when a sender repeats it."""
     statement = select(inference_alias.c.inference_id).where(

@@ -103,6 +103,30 @@ def inference(
         _tell(shown)
 
 
+def feedback_token(
+    inference_id: Annotated[str, typer.Argument(help="Its id, or any other id that it was logged with.")],
+    json: AsJson = False,
+) -> None:
+    """Make a token with which a browser can judge one logged inference, without a key.
+
+    Example: trimtab feedback-token 01936f5e-7a3c-7d2e-8f10-3b8f0c9d1e2f
+    """
+    from api.feedback_tokens import TokenSigner
+    from telemetry.inference_reading import who_asked
+
+    settings = read_settings()
+    with database(settings) as opened, opened.engine.connect() as conn:
+        key = _resolve(conn, inference_id)
+        who = who_asked(conn, key) if key else None
+    if key is None or who is None:
+        raise SystemExit(f"trimtab: there is no inference {inference_id[:80]!r}.")
+    signer = TokenSigner(key=settings.hash_key(), hours=settings.feedback_token_hours)
+    token = signer.issue(key, end_user=who["end_user"], session_id=who["session_id"])
+    if token is None:
+        raise SystemExit("trimtab: feedback tokens are turned off; set TRIMTAB_FEEDBACK_TOKEN_HOURS.")
+    print_json({"inference_id": key, "feedback_token": token}) if json else say(token)
+
+
 def _resolve(conn: Any, value: str) -> UUID | None:
     from telemetry.inference_reading import resolve_alias
 

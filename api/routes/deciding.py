@@ -14,6 +14,7 @@ from api.state import ServerState, state_of
 from router.decision import Decision, RoutedSegment
 from router.explain import explain
 from router.fleet import Fleet
+from telemetry.records import Inference
 
 router = APIRouter(prefix="/v1", tags=["decide"])
 
@@ -37,15 +38,28 @@ async def decide_route(request: Request) -> JSONResponse:
     answer.headers["x-trimtab-route"] = decision.route
     answer.headers["x-trimtab-version"] = str(decision.router_version)
     return answer
+    logged = _log(state, asked, decision, size=size)
+    response.headers["x-request-id"] = str(decision.inference_id)
+    response.headers["x-trimtab-route"] = decision.route
+    response.headers["x-trimtab-version"] = str(decision.router_version)
+    shown = decision_json(decision, fleet=state.watch.fleet_of(decision.router_version))
+    if logged is not None:
+        shown["feedback_token"] = state.signer.issue(
+            decision.inference_id, end_user=logged.end_user, session_id=asked.session_id
+        )
+    return shown
 
 
-def _log(state: ServerState, asked: RouteRequest, decision: Decision, *, size: int) -> None:
-    """Hand the decision to the intake; a full queue never holds up an answer, it is counted."""
+def _log(state: ServerState, asked: RouteRequest, decision: Decision, *, size: int) -> Inference | None:
+    """Hand the decision to the intake and return it as it is logged, None when it shall not be.
+
+    A full queue never holds up an answer, it is counted.
+    """
     state.metrics.splits.labels("yes" if len(decision.segments) > 1 else "no").inc()
     for segment in decision.segments:
         state.metrics.decisions.labels(segment.route, segment.cause).inc()
     if not asked.log:
-        return
+        return None
     record = state.recording.decision(
         decision,
         session_id=asked.session_id,
@@ -54,6 +68,7 @@ def _log(state: ServerState, asked: RouteRequest, decision: Decision, *, size: i
     )
     if not state.intake.store_later(record, size=size + 1_000):
         state.intake.counts["unlogged"] += 1
+    return record
 
 
 def decision_json(decision: Decision, *, fleet: Fleet | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Judge: /v1/feedback with revise and withdraw."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -9,10 +10,12 @@ from fastapi.responses import JSONResponse
 from api.admission import caller_of
 from api.bodies import body_of, parse_body
 from api.errors import ApiError
+from api.feedback_tokens import FeedbackToken
 from api.lists import json_list, json_row
-from api.schemas import FeedbackEvent, Judgement
+from api.schemas import FeedbackEvent, Judgement, TokenRequest
 from api.state import ServerState, state_of
 from telemetry.feedback import list_feedback, read_feedback
+from telemetry.inference_reading import who_asked
 from telemetry.records import Feedback, StoreResult
 
 router = APIRouter(prefix="/v1", tags=["feedback"])
@@ -23,15 +26,45 @@ async def give_feedback(request: Request) -> JSONResponse:
     """Judge an inference. 201: stored; 200: was there already; 202: stored, and waits for its inference."""
     state = state_of(request)
     state.intake.refuse_when_full()
+    state, caller = state_of(request), caller_of(request)
     event, size = await parse_body(request, FeedbackEvent, limit=state.settings.max_body_bytes)
-    record = state.recording.feedback(event, principal=caller_of(request).principal)
-    return _answer(await _store(state, record, size=size))
+    record = state.recording.feedback(event, principal=caller.principal)
+    if caller.token is None:
+        return _answer(await _store(state, record, size=size))
+    return _answer(await _vote(state, event, _by_token(record, event, caller.token), size=size))
+
+
+def _by_token(record: Feedback, event: FeedbackEvent, token: FeedbackToken) -> Feedback:
+    """The judgement as the token's holder may give it: one for the inference and each segment, as who asked.
+
+    Raises:
+        ApiError: it says more than that.
+    """
+    if event.inference_id != token.inference_id:
+        raise _not_its_own()
+    if event.feedback_id or event.submitter or event.annotator_kind != "HUMAN":
+        detail = "With a feedback token, feedback_id, submitter and annotator_kind are known; leave them out."
+        raise ApiError(403, "not_with_token", detail)
+    return replace(record, feedback_id=token.feedback_id(event.segment_index), submitter=token.judge)
+
+
+def _not_its_own() -> ApiError:
+    return ApiError(403, "not_with_token", "This feedback token is for another inference.")
+
+
+async def _vote(state: ServerState, event: FeedbackEvent, record: Feedback, *, size: int) -> StoreResult:
+    """Store the one judgement of a token's holder: a second one revises the first."""
+    _check_route(state, record)
+    (result,) = await state.intake.store([record], size=size)
+    if result.status == "stored":
+        return result
+    return await _store(state, state.recording.revision(record.feedback_id, event), size=size)
 
 
 @router.put("/feedback/{feedback_id}", openapi_extra=body_of(Judgement))
 async def revise_feedback(request: Request, feedback_id: UUID) -> JSONResponse:
     """Revise a judgement; the newest revision counts."""
-    state = state_of(request)
+    state = _own(request, feedback_id)
     judgement, size = await parse_body(request, Judgement, limit=state.settings.max_body_bytes)
     return _answer(await _store(state, state.recording.revision(feedback_id, judgement), size=size))
 
@@ -39,14 +72,40 @@ async def revise_feedback(request: Request, feedback_id: UUID) -> JSONResponse:
 @router.delete("/feedback/{feedback_id}")
 async def withdraw_feedback(request: Request, feedback_id: UUID) -> JSONResponse:
     """Withdraw a judgement; the next night unlearns it."""
-    state = state_of(request)
+    state = _own(request, feedback_id)
     return _answer(await _store(state, state.recording.revision(feedback_id, None), size=100))
 
 
-async def _store(state: ServerState, item: Feedback, *, size: int) -> StoreResult:
+@router.post("/feedback-tokens", status_code=201, openapi_extra=body_of(TokenRequest))
+async def make_token(request: Request) -> dict[str, Any]:
+    """Make a token with which a browser can judge one logged inference; a decision comes with one of its own."""
+    state = state_of(request)
+    wanted, _ = await parse_body(request, TokenRequest, limit=state.settings.max_body_bytes)
+    who = await state.read(lambda conn: who_asked(conn, wanted.inference_id))
+    if who is None:
+        raise ApiError(404, "unknown_inference", "There is no inference with this id.")
+    token = state.signer.issue(wanted.inference_id, end_user=who["end_user"], session_id=who["session_id"])
+    if token is None:
+        raise ApiError(409, "no_tokens", "Feedback tokens are turned off; set TRIMTAB_FEEDBACK_TOKEN_HOURS.")
+    return {"inference_id": str(wanted.inference_id), "feedback_token": token}
+
+
+def _own(request: Request, feedback_id: UUID) -> ServerState:
+    """Return the server's state; a token's holder may only touch what was given with a token for its inference."""
+    token = caller_of(request).token
+    if token is not None and not token.owns(feedback_id):
+        raise _not_its_own()
+    return state_of(request)
+
+
+def _check_route(state: ServerState, item: Feedback) -> None:
     current = state.watch.current
     if item.correction is not None and current is not None and item.correction not in current.position:
         raise ApiError(422, "unknown_route", "The correction names no route of the fleet that serves.")
+
+
+async def _store(state: ServerState, item: Feedback, *, size: int) -> StoreResult:
+    _check_route(state, item)
     (result,) = await state.intake.store([item], size=size)
     if result.status == "missing":
         raise ApiError(404, "unknown_feedback", "There is no feedback with this id.")

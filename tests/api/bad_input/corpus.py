@@ -110,6 +110,7 @@ CALLS = (
             "occurred_at": "time",
         },
     ),
+    Call(method="POST", path="/v1/feedback-tokens", body={"inference_id": KEY}, fields={"inference_id": "uuid"}),
     Call(method="PUT", path=f"/v1/feedback/{KEY}", body={"value": "down"}, fields=_JUDGEMENT),
     Call(method="POST", path="/v1/router/versions/1/activate", body={"reason": "a test"}, fields=_SWITCH),
     Call(method="POST", path="/v1/router/rollback", body={"reason": "a test"}, fields={**_SWITCH, "to": "number"}),

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
@@ -14,9 +14,21 @@ import typer
 from api.cli import main as command_line
 from router.registry import history, load, publish
 from telemetry.database import create_engine
+from telemetry.inferences import store_inferences
+from telemetry.records import Inference
 
 NAMES = ["serve", "migrate", "route", "inference", "learn", "failures", "runs", "versions", "show", "diff"]
-NAMES += ["activate", "rollback", "history", "demo", "fleet check", "keys create", "keys list", "keys revoke"]
+NAMES += [
+    "activate",
+    "rollback",
+    "history",
+    "demo",
+    "fleet check",
+    "keys create",
+    "keys list",
+    "keys revoke",
+    "feedback-token",
+]
 
 
 @pytest.fixture
@@ -265,3 +277,16 @@ def test_keys_are_made_listed_and_revoked_and_shown_only_once(run, read):
     assert "revoked" in run("keys", "list")[1]
     code, key, note = run("keys", "create", "shop", "--scope", "read")
     assert (code, key.count("\n"), key[:3], "not shown again" in note) == (0, 1, "tt_", True)
+
+
+def test_a_feedback_token_is_made_for_a_logged_inference_alone(run, read, module_url):
+    logged = str(uuid4())
+    engine = create_engine(module_url)
+    with engine.begin() as conn:
+        store_inferences(conn, [Inference(inference_id=UUID(logged), payload_sha256=b"x")])
+    engine.dispose()
+    token = read("feedback-token", logged)["feedback_token"]
+    assert token.startswith("ft_")
+    assert run("feedback-token", logged)[1].strip()[:3] == "ft_"
+    code, out, err = run("feedback-token", str(uuid4()))
+    assert (code, out, "there is no inference" in err) == (1, "", True)
