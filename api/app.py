@@ -14,7 +14,6 @@ from pydantic.json_schema import models_json_schema
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.admission import DOCS_FILES, Admission, AdmissionMiddleware
-from api.admission import Admission, AdmissionMiddleware
 from api.cross_origin import FeedbackAcrossOrigins, origins
 from api.deciding import Deciding
 from api.direct import add_direct_calls

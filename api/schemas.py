@@ -281,8 +281,7 @@ class TokenRequest(Strict):
 
 
 BODIES: tuple[type[Strict], ...] = (
-    *(RouteRequest, InferenceEvent, Judgement, FeedbackEvent, SwitchRequest, RollbackRequest, LearnRequest),
-    *(TrialRequest, PromoteRequest, PinRequest, GoldenRequest),
     *(RouteRequest, InferenceEvent, Judgement, FeedbackEvent, TokenRequest),
     *(SwitchRequest, RollbackRequest, LearnRequest),
+    *(TrialRequest, PromoteRequest, PinRequest, GoldenRequest),
 )

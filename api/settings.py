@@ -12,8 +12,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
-from router.rollout import RolloutSettings
 from api.cross_origin import origins
+from router.rollout import RolloutSettings
 
 SAMPLE_FLEET = Path(__file__).parent / "demo" / "sample_fleet.yaml"
 
@@ -79,6 +79,7 @@ class Settings(BaseSettings):
         if isinstance(given, dict) and (unknown := [name for name in given if name not in names]):
             raise ValueError(f"{unknown[0]} is not one of {', '.join(names)}")
         return given
+
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, value: str) -> str:

@@ -31,23 +31,17 @@ async def decide_route(request: Request) -> JSONResponse:
         Question(query=asked.query, session_id=asked.session_id, pinned=asked.metadata.route, explore=asked.explore)
     )
     state.metrics.decide_seconds.observe(time.perf_counter() - began)
-    _log(state, asked, decision, size=size)
-    fleet = state.watch.fleet_of(decision.router_version)
-    answer = JSONResponse(decision_json(decision, fleet=fleet))
-    answer.headers["x-request-id"] = str(decision.inference_id)
-    answer.headers["x-trimtab-route"] = decision.route
-    answer.headers["x-trimtab-version"] = str(decision.router_version)
-    return answer
     logged = _log(state, asked, decision, size=size)
-    response.headers["x-request-id"] = str(decision.inference_id)
-    response.headers["x-trimtab-route"] = decision.route
-    response.headers["x-trimtab-version"] = str(decision.router_version)
     shown = decision_json(decision, fleet=state.watch.fleet_of(decision.router_version))
     if logged is not None:
         shown["feedback_token"] = state.signer.issue(
             decision.inference_id, end_user=logged.end_user, session_id=asked.session_id
         )
-    return shown
+    answer = JSONResponse(shown)
+    answer.headers["x-request-id"] = str(decision.inference_id)
+    answer.headers["x-trimtab-route"] = decision.route
+    answer.headers["x-trimtab-version"] = str(decision.router_version)
+    return answer
 
 
 def _log(state: ServerState, asked: RouteRequest, decision: Decision, *, size: int) -> Inference | None:

@@ -24,9 +24,8 @@ router = APIRouter(prefix="/v1", tags=["feedback"])
 @router.post("/feedback", status_code=201, openapi_extra=body_of(FeedbackEvent))
 async def give_feedback(request: Request) -> JSONResponse:
     """Judge an inference. 201: stored; 200: was there already; 202: stored, and waits for its inference."""
-    state = state_of(request)
-    state.intake.refuse_when_full()
     state, caller = state_of(request), caller_of(request)
+    state.intake.refuse_when_full()
     event, size = await parse_body(request, FeedbackEvent, limit=state.settings.max_body_bytes)
     record = state.recording.feedback(event, principal=caller.principal)
     if caller.token is None:
