@@ -17,7 +17,7 @@ from api.admission import DOCS_FILES, Admission, AdmissionMiddleware
 from api.cross_origin import FeedbackAcrossOrigins, origins
 from api.deciding import Deciding
 from api.direct import add_direct_calls
-from api.errors import add_error_handlers
+from api.errors import ERROR_ANSWERS, Problem, add_error_handlers
 from api.feedback_tokens import TokenSigner
 from api.intake import Intake
 from api.keyring import Keyring
@@ -55,7 +55,13 @@ def create_app(settings: Settings, *, database_url: str) -> FastAPI:
             await _stop(state)
 
     app = FastAPIOffline(  # the page of calls loads nothing from elsewhere: a machine may have no way out
-        title="Trimtab", version=VERSION, description=_ABOUT, lifespan=lifespan, redoc_url=None, static_url=DOCS_FILES
+        title="Trimtab",
+        version=VERSION,
+        description=_ABOUT,
+        lifespan=lifespan,
+        redoc_url=None,
+        static_url=DOCS_FILES,
+        responses=ERROR_ANSWERS,
     )
     app.router.redirect_slashes = False  # a path is right or wrong; a redirect would trust the Host header
     modules = (deciding, inferences, feedback, versions, rollouts, golden, nights, health)
@@ -153,12 +159,12 @@ class _CountRequests:
 
 
 def _describe_bodies(app: FastAPI) -> None:
-    """Add the bodies that the calls parse by themselves to the OpenAPI document."""
+    """Add the bodies that the calls parse by themselves, and the errors, to the OpenAPI document."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=app.routes)
-            models = [(model, "validation") for model in BODIES]
+            models = [(model, "validation") for model in (*BODIES, Problem)]
             _, bodies = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]
             document.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
             app.openapi_schema = document

@@ -6,7 +6,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -28,6 +28,32 @@ from telemetry.golden import NotGolden, UnknownGolden
 
 PROBLEM = "application/problem+json"
 RETRY_SECONDS = "1"
+
+
+class FieldProblem(BaseModel):
+    """One field that is not as it must be."""
+
+    where: str
+    problem: str
+
+
+class Problem(BaseModel):
+    """What every error answers (RFC 9457): ``code`` is for programs, ``detail`` for people."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: list[FieldProblem] | None = None
+
+
+ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "An error: one sentence in detail, and where and why for each wrong field.",
+        "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
 
 
 class ApiError(Exception):
