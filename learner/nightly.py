@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -30,7 +30,7 @@ from learner.window import Window, embed_missing, read_window, watermark
 from router.registry import LeaseLost, active, load
 from router.rollout import RolloutSettings, pinned_positions
 from router.version import RouterVersion
-from telemetry.feedback import resolve_waiting
+from telemetry.feedback import mark_orphans, resolve_waiting
 from telemetry.golden import list_golden
 from telemetry.ids import new_id
 
@@ -113,7 +113,7 @@ def run_night(
         if active(conn) is None:
             raise NothingServes(NothingServes.__doc__)
         token = lease.acquire(conn, holder=f"{actor} {run_id}")
-        runs.start_run(conn, run_id, token=token, actor=actor)
+        runs.start_run(conn, run_id, token=token)
     try:
         with Heartbeat(engine, token) as heartbeat:
             work = _Work(engine, encoder, settings, run_id, token, heartbeat, progress, rollout)
@@ -259,6 +259,7 @@ def _read(work: _Work, *, until: datetime | None) -> tuple[Window, RouterVersion
     """The window, the version that serves, and whether anything came in since the last night."""
     with work.engine.begin() as conn:
         resolve_waiting(conn)
+        mark_orphans(conn, older_than=timedelta(days=work.settings.orphan_days))
     embed_missing(work.engine, encoder=work.encoder)
     with work.engine.connect() as conn:
         window = read_window(conn, encoder=work.encoder, days=work.settings.window_days, until=until or watermark(conn))

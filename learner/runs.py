@@ -18,14 +18,13 @@ from telemetry.tables import feedback, learner_consumption, learner_run, mined_f
 _BEAT_SECONDS = 10.0
 
 
-def start_run(conn: Connection, run_id: UUID, *, token: int, actor: str) -> None:
+def start_run(conn: Connection, run_id: UUID, *, token: int) -> None:
     """Write down that a night begins. Whoever holds the lease is alone: what still runs was interrupted."""
     unfinished = update(learner_run).where(learner_run.c.status == "running")
     conn.execute(unfinished.values(status="abandoned", finished_at=func.clock_timestamp(), error="interrupted"))
     conn.execute(
         insert(learner_run).values(run_id=run_id, fencing_token=token, status="running", step="read", error=None)
     )
-    del actor
 
 
 def set_step(conn: Connection, run_id: UUID, step: str) -> None:

@@ -54,6 +54,7 @@ class LearnerSettings:
     # Whom to believe
     votes_per_user: float = _setting(3.0, "a user's votes count fully up to this number; more share it")
     follow_up_minutes: float = _setting(30.0, "a question asked again in the same session within this time is a re-ask")
+    orphan_days: float = _setting(1.0, "days that feedback waits for its inference before it is listed as orphaned")
     reask_similarity: float = _setting(0.92, "cosine from which two questions of a session are the same question")
     prior_success: float = _setting(0.8, "chance that the right route's answer pleases, before any vote")
     prior_wrong_route_success: float = _setting(0.15, "chance that a wrong route's answer pleases, before any vote")

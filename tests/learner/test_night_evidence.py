@@ -13,7 +13,7 @@ from learner.nightly import NothingServes, run_night
 from learner.pictures import draw_pictures
 from learner.report import write_markdown
 from router.registry import active, load, rollback
-from telemetry.feedback import store_feedback
+from telemetry.feedback import list_feedback, store_feedback
 from telemetry.inferences import store_inferences
 from telemetry.learner_runs import list_failures, read_run
 from telemetry.tables import learner_consumption, router_version
@@ -45,6 +45,20 @@ def test_without_a_version_there_is_nothing_to_improve(engine, encoder):
 def test_a_night_after_which_nothing_came_has_nothing_to_learn(engine, encoder, published):
     result = night(engine, encoder)
     assert (result.verdict, result.version) == ("nothing_to_learn", 2)
+
+
+def test_a_night_lists_what_has_waited_too_long_for_its_inference(engine, encoder):
+    first_published(engine, encoder)
+    early = inference("where is my parcel", "delivery", None, encoder, at=now())
+    votes = [thumb(UUID(int=7), "up", by="ann"), thumb(early.inference_id, "up", by="ann")]
+    with engine.begin() as conn:
+        store_feedback(conn, votes)
+    night(engine, encoder, replace(QUICK, orphan_days=0.0))
+    with engine.begin() as conn:
+        orphans = {row["feedback_id"] for row in list_feedback(conn, resolution="orphaned")}
+        assert orphans == {vote.feedback_id for vote in votes}
+        store_inferences(conn, [early])  # it is not too late for it
+        assert [row["feedback_id"] for row in list_feedback(conn, resolution="resolved")] == [votes[1].feedback_id]
 
 
 def test_a_withdrawn_vote_is_unlearned_the_next_night(engine, encoder, published):
