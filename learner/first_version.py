@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from learner.abstention import abstention_threshold
 from learner.concatenate import concatenations
 from learner.seeds import Embedder, Seeds, embed_seeds, seed_posterior
 from learner.settings import LearnerSettings
@@ -19,7 +20,6 @@ T = TypeVar("T")
 _OWN_SHARE = 0.6
 _FIRST_BETA = 20.0
 _FIRST_KAPPA = 0.07
-_UNCALIBRATED = 0.25
 # More would only repeat the few examples of a young fleet: the splitter would learn them by heart.
 _FIRST_CONCATENATIONS = 500
 # Until telemetry tells, an answer is taken for so long, and four characters for one token.
@@ -114,20 +114,6 @@ def seed_centroids(seeds: Seeds, *, seed_posteriors: Array) -> Centroids:
     )
 
 
-def calibrated_threshold(X: Array, *, count: int) -> float:
-    """The best cosine under which a query is abstained from: under nearly all that is known to belong here.
-
-    Measured among the questions themselves, thinned out to ``count`` of them, each to its nearest other: how close
-    they lie to centroids that were made of them says nothing about the next question.
-    """
-    distinct = np.unique(X, axis=0)
-    if len(distinct) < 2 or count < 2:
-        return _UNCALIBRATED
-    thin = distinct[np.linspace(0, len(distinct) - 1, min(count, len(distinct))).astype(np.int64)]
-    cosines = thin @ thin.T - 2 * np.eye(len(thin), dtype=np.float32)
-    return float(np.clip(np.quantile(cosines.max(axis=1), 0.02) - 0.05, 0.15, 0.45))
-
-
 def _first_parameters(fleet: Fleet, seeds: Seeds, *, settings: LearnerSettings) -> RouterParameters:
     return RouterParameters(
         routes=fleet.names,
@@ -140,7 +126,7 @@ def _first_parameters(fleet: Fleet, seeds: Seeds, *, settings: LearnerSettings) 
         neighbours=settings.neighbours,
         reask_similarity=settings.reask_similarity,
         reask_floor=settings.reask_floor,
-        abstain_below=calibrated_threshold(seeds.X, count=len(seeds.X)),
+        abstain_below=abstention_threshold(seeds.X, np.ones(len(seeds.X), np.float32), count=len(seeds.X)),
     )
 
 

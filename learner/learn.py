@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from learner.abstention import abstention_threshold
 from learner.centroid_shift import nearest, shift_centroids
 from learner.estimates import Estimates, Rates, estimate_rates, log_likelihood, prior_rates, user_reliability
 from learner.evidence import Evidence, capped_weights, gather_evidence
-from learner.first_version import calibrated_threshold, seed_centroids
+from learner.first_version import seed_centroids
 from learner.follow_ups import find_follow_ups
 from learner.owners import bounded
 from learner.seeds import Embedder, Seeds, embed_seeds, seed_posterior
@@ -137,10 +138,17 @@ def learn_centroids(
         seed=material.seed,
     )
     centroids = _joined(shifted, seed_centroids(seeds, seed_posteriors=belief.located[len(questions) :]))
+    known = np.concatenate([belief.heard, belief.located[len(questions) :]])
+    abstain_below = abstention_threshold(
+        X,
+        np.float32(1) - known[:, routes.index(incumbent.fleet.fallback)],
+        count=3 * len(centroids.vectors),
+        silent_fallback=seeds.otherwise is not None,
+    )
     candidate = replace(
         incumbent,
         centroids=centroids,
-        parameters=_parameters(incumbent.parameters, centroids, X=X, rates=belief.rates, settings=settings),
+        parameters=_parameters(incumbent.parameters, belief.rates, abstain_below=abstain_below, settings=settings),
     )
     return LearnedCentroids(
         version=candidate,
@@ -188,7 +196,7 @@ def _joined(shifted: Centroids, examples: Centroids) -> Centroids:
 
 
 def _parameters(
-    old: RouterParameters, centroids: Centroids, *, X: Array, rates: Rates, settings: LearnerSettings
+    old: RouterParameters, rates: Rates, *, abstain_below: float, settings: LearnerSettings
 ) -> RouterParameters:
     """The candidate's numbers. All routes share one success in the utility, each one's own is in the report.
 
@@ -203,7 +211,7 @@ def _parameters(
         neighbours=settings.neighbours,
         reask_floor=settings.reask_floor,
         reask_similarity=settings.reask_similarity,
-        abstain_below=calibrated_threshold(X, count=3 * len(centroids.vectors)),
+        abstain_below=abstain_below,
     )
 
 

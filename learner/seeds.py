@@ -11,6 +11,9 @@ from router.centroids import unit_rows
 from router.fleet import Fleet
 from router.version import Array
 
+# Questions of unrelated topics have about this cosine to the mean of some examples with most sentence encoders.
+_UNLIKE = np.float32(0.15)
+
 
 class Embedder(Protocol):
     """What the learner needs of an encoder: a fingerprint and unit embeddings (n, D) of texts."""
@@ -31,20 +34,28 @@ class Embedder(Protocol):
 class Seeds:
     """Examples ``X`` (S, D), the position of each one's route ``route`` (S,), and route means ``means`` (R, D).
 
-    A route without any example has a zero mean and is never guessed from examples.
+    A route without any example has a zero mean and is never guessed from examples. ``otherwise`` is the position of a
+    fallback that says nothing of its own: what is unlike all other routes is guessed to be its.
     """
 
     X: Array
     route: npt.NDArray[np.int64]
     means: Array
+    otherwise: int | None = None
 
 
 def embed_seeds(fleet: Fleet, *, encoder: Embedder) -> Seeds:
-    """Embed the utterances of every route; a route without any speaks by its description."""
+    """Embed the utterances of every route; one without any speaks by its description, the fallback by neither.
+
+    What a fallback is for ("anything else") lies near nothing that users ask.
+    """
     texts: list[str] = []
     routes: list[int] = []
+    otherwise = None
     for position, route in enumerate(fleet.routes):
         own = list(route.utterances) or [route.description] * bool(route.description)
+        if route.name == fleet.fallback and not route.utterances:
+            own, otherwise = [], position
         texts += own
         routes += [position] * len(own)
     if not texts:
@@ -52,9 +63,11 @@ def embed_seeds(fleet: Fleet, *, encoder: Embedder) -> Seeds:
             X=np.zeros((0, encoder.dimension), np.float32),
             route=np.zeros(0, np.int64),
             means=np.zeros((len(fleet.routes), encoder.dimension), np.float32),
+            otherwise=otherwise,
         )
     X = unit_rows(encoder.embed(texts))[0]
-    return Seeds(X=X, route=np.array(routes), means=_means(X, np.array(routes), count=len(fleet.routes)))
+    means = _means(X, np.array(routes), count=len(fleet.routes))
+    return Seeds(X=X, route=np.array(routes), means=means, otherwise=otherwise)
 
 
 def _means(X: Array, routes: npt.NDArray[np.int64], *, count: int) -> Array:
@@ -64,11 +77,16 @@ def _means(X: Array, routes: npt.NDArray[np.int64], *, count: int) -> Array:
 
 
 def seed_posterior(seeds: Seeds, X: Array, *, sharpness: float) -> Array:
-    """p_seed(d|x) = softmax over routes of sharpness x cosine to the mean of the route's examples, (n, R)."""
+    """p_seed(d|x) = softmax over routes of sharpness x cosine to the mean of the route's examples, (n, R).
+
+    A fallback without examples is taken to be as near as ``_UNLIKE`` to every question.
+    """
     present = np.abs(seeds.means).sum(axis=1) > 0
     if not present.any():
         return np.full((len(X), len(seeds.means)), 1 / len(seeds.means), np.float32)
     logits = np.where(present, sharpness * (X @ seeds.means.T), -np.float32(sharpness))
+    if seeds.otherwise is not None:
+        logits[:, seeds.otherwise] = sharpness * _UNLIKE
     logits -= logits.max(axis=1, keepdims=True)
     P = np.exp(logits)
     return np.asarray(P / P.sum(axis=1, keepdims=True), dtype=np.float32)
