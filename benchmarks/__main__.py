@@ -3,7 +3,7 @@
 import pkgutil
 from pathlib import Path
 
-RUNNABLE = ("feedback_loop", "splitter")
+RUNNABLE = ("decide", "feedback_loop", "intake", "splitter")
 
 
 def main() -> None:
