@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, case, func, literal, select
+from sqlalchemy.dialects.postgresql import JSONB
 
 from router.artifact import Artifact, unpack
 from router.version import RouterVersion
@@ -83,9 +84,18 @@ def read_version(conn: Connection, number: int) -> VersionRecord:
 def list_versions(
     conn: Connection, *, after: int | None = None, limit: int | None = 50, order: Literal["asc", "desc"] = "desc"
 ) -> list[VersionRecord]:
-    """Versions with their reports, newest first unless ``order`` is ``asc``; the page begins behind ``after``."""
-    number = router_version.c.number
-    query = select(router_version).order_by(number.asc() if order == "asc" else number.desc()).limit(limit)
+    """Versions, newest first unless ``order`` is ``asc``; the page begins behind ``after``.
+
+    Reports are large: of each only its sentence is read, and no manifest.
+    """
+    number, report = router_version.c.number, router_version.c.report
+    sentence = case((report.is_not(None), func.jsonb_build_object("sentence", report["sentence"])))
+    short = {"report": sentence.label("report"), "manifest": literal({}, JSONB).label("manifest")}
+    query = (
+        select(*[short.get(column.name, column) for column in router_version.columns])
+        .order_by(number.asc() if order == "asc" else number.desc())
+        .limit(limit)
+    )
     if after is not None:
         query = query.where(number > after if order == "asc" else number < after)
     return [VersionRecord(**row) for row in conn.execute(query).mappings()]
