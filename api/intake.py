@@ -1,10 +1,11 @@
 """Group commit: events wait in a bounded queue, flushers store many in one transaction, answers follow the COMMIT."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -48,7 +49,8 @@ class Intake:
         self._engine = engine
         self._most_items, self._most_bytes = most_items, most_bytes
         self._waiting: deque[_Entry] = deque()
-        self._items = self._bytes = self._last = 0
+        self._items = self._bytes = self._last = self._reading = 0
+        self._one = asyncio.Lock()
         self._changed = threading.Condition()
         self._closing = self._crowded = False
         self._turn = threading.Lock()
@@ -82,9 +84,26 @@ class Intake:
         Raises:
             Overloaded: there is no room for as much as the last request brought.
         """
-        if self._items and self._items + self._last > self._most_items:
+        coming = self._items + self._last * self._reading
+        if coming and coming + self._last > self._most_items:
             self.counts["shed"] += self._last
             raise Overloaded(Overloaded.__doc__)
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for the turn to read a large body that has come whole: one at a time, others' answers in between.
+
+        Raises:
+            Overloaded: those before it fill the queue.
+        """
+        self.refuse_when_full()
+        self._reading += 1
+        try:
+            async with self._one:
+                await asyncio.sleep(0)
+                yield
+        finally:
+            self._reading -= 1
 
     async def store(self, events: Sequence[_Event], *, size: int) -> list[StoreResult]:
         """Store ``events`` and return once they are committed.

@@ -56,7 +56,8 @@ async def log_inferences(request: Request) -> JSONResponse:
     state = state_of(request)
     state.intake.refuse_when_full()
     raw = await read_body(request, limit=state.settings.max_body_bytes)
-    parsed = _read_batch(state, raw)
+    async with state.intake.turn():
+        parsed = _read_batch(state, raw)
     good = [record for record in parsed if isinstance(record, Inference)]
     stored = iter(await state.intake.store(good, size=len(raw)) if good else [])
     results = [_result(i, next(stored) if isinstance(p, Inference) else p) for i, p in enumerate(parsed)]
