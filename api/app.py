@@ -82,11 +82,12 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
     home = settings.home_folder
     log = structlog.get_logger()
     encoder = load_encoder(settings.encoder, home=home)
+    following = load_encoder(settings.next_encoder, home=home) if settings.next_encoder else None
     engine = create_engine(database_url, pool_size=8)
     watch = RouterWatch(
         database_url,
         home=home,
-        encoder=encoder.fingerprint,
+        encoder=[e.fingerprint for e in (encoder, following) if e is not None],
         fleet=load_fleet(settings.fleet_path) if Path(settings.fleet_path).exists() else None,
         announce=lambda sentence: log.info("router_version", detail=sentence),
     )
@@ -108,7 +109,12 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
         database_url=database_url,
         engine=engine,
         watch=watch,
-        deciding=Deciding(encoder, arms=lambda: watch.arms, remember=timedelta(minutes=settings.session_minutes)),
+        deciding=Deciding(
+            encoder,
+            arms=lambda: watch.arms,
+            remember=timedelta(minutes=settings.session_minutes),
+            next_encoder=following,
+        ),
         intake=intake,
         recording=Recording(store_text=settings.store_text, key=settings.hash_key()),
         metrics=metrics,

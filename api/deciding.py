@@ -63,14 +63,23 @@ class Deciding:
     Args:
         encoder: shared by all requests.
         arms: returns what decides now, None before there is anything.
+        next_encoder: the one that a version in shadow may be made for.
         remember: how long a session is kept after its last query.
     """
 
-    def __init__(self, encoder: Encoder, *, arms: Callable[[], Arms | None], remember: timedelta) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        arms: Callable[[], Arms | None],
+        remember: timedelta,
+        next_encoder: Encoder | None = None,
+    ) -> None:
         self._encoder = encoder
+        self._others = {} if next_encoder is None else {next_encoder.fingerprint: next_encoder}
         self._arms = arms
         self._remember = remember
-        self._encodings = _Encodings(encoder)
+        self._encodings = {e.fingerprint: _Encodings(e) for e in (encoder, *self._others.values())}
         self._sessions: OrderedDict[str, SessionState] = OrderedDict()
         self._rng = np.random.default_rng()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="deciding")
@@ -112,32 +121,42 @@ class Deciding:
         if arms is None:
             return [NotReady(NotReady.__doc__) for _ in questions]
         try:
-            encodings = self._encodings.get([question.query for question in questions])
+            encodings = self._encode_all(arms, [question.query for question in questions])
         except Exception as error:  # noqa: BLE001  # the request edge: nobody may wait for ever
             return [error for _ in questions]
         results: list[Decision | Exception] = []
         for question in questions:
             try:
-                results.append(self._decide(arms, question, encodings[question.query]))
+                results.append(self._decide(arms, question, encodings))
             except Exception as error:  # noqa: BLE001  # the request edge: one query's error is its own
                 results.append(error)
         return results
 
-    def _decide(self, arms: Arms, question: Question, encoding: Encoding) -> Decision:
+    def _encode_all(self, arms: Arms, texts: list[str]) -> dict[str, dict[str, Encoding]]:
+        """Encodings by encoder and text: each version decides by its own encoder, never by another one's numbers."""
+        wanted = {self._encoder_of(router).fingerprint for router in (arms.main, arms.side) if router is not None}
+        return {fingerprint: self._encodings[fingerprint].get(texts) for fingerprint in sorted(wanted)}
+
+    def _encoder_of(self, router: Router) -> Encoder:
+        """The watch lets in only versions of encoders that are here, and those that need none."""
+        return self._others.get(router.version.encoder, self._encoder)
+
+    def _decide(self, arms: Arms, question: Question, encodings: dict[str, dict[str, Encoding]]) -> Decision:
         now = datetime.now(UTC)
         session = self._session(question.session_id, now=now)
         inference_id = new_id()
         router, other = arms.pick(question.session_id or str(inference_id))
 
         def ask(router: Router, *, explore: bool) -> Decision:
+            encoder = self._encoder_of(router)
             return decide(
                 router,
                 question.query,
-                encoding,
-                encode=self._encoder.encode,
+                encodings[encoder.fingerprint][question.query],
+                encode=encoder.encode,
                 inference_id=inference_id,
                 rng=self._rng,
-                session=session,
+                session=session if session is not None and session.encoder == router.version.encoder else None,
                 explore=explore,
                 pinned=question.pinned,
             )
@@ -146,7 +165,8 @@ class Deciding:
         if other is not None and question.pinned is None:
             decision = with_shadow(decision, ask(other, explore=False))
         if question.session_id is not None:
-            self._sessions[question.session_id] = advance_session(router, session, decision, at=now)
+            known = session if session is not None and session.encoder == router.version.encoder else None
+            self._sessions[question.session_id] = advance_session(router, known, decision, at=now)
             self._sessions.move_to_end(question.session_id)
             self._forget(now)
         return decision

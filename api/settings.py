@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     encoder: str | None = Field(
         None, description="A sentence-transformers name or folder, instead of all-MiniLM-L6-v2."
     )
+    next_encoder: str | None = Field(
+        None, description="The encoder to change to: loaded beside the other, for a version that is in shadow."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on; one that others can reach needs an API key.")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="Port to listen on; 0 takes any free one.")
     secret: SecretStr | None = Field(

@@ -79,7 +79,8 @@ def decide_step(plan: Plan, watched: Watched, settings: RolloutSettings, *, now:
 
 def _stage(side: Activation, watched: Watched, settings: RolloutSettings, *, age: timedelta) -> tuple[Step, str]:
     soonest = timedelta(minutes=settings.stage_minutes)
-    enough = watched.sessions >= settings.stage_sessions or age >= timedelta(hours=settings.most_stage_hours)
+    needed = settings.stage_sessions * side.share / settings.first_share  # a larger share must show more
+    enough = watched.sessions >= needed or age >= timedelta(hours=settings.most_stage_hours)
     seen = f"{watched.sessions} sessions and {watched.queries} queries without a sign that it is worse"
     if age < soonest or not enough:
         return "waits", f"Version {side.version} serves {side.share:.0%} of the sessions: {seen}."

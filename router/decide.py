@@ -48,14 +48,15 @@ class UnknownRoute(ValueError):
 class SessionState:
     """What the last decision of a session leaves behind.
 
-    ``embedding`` (D,) is that of the last query (or its last segment), ``tried`` the routes that were tried for the
-    same question before ``route``.
+    ``embedding`` (D,) is that of the last query (or its last segment) by ``encoder``, ``tried`` the routes that were
+    tried for the same question before ``route``.
     """
 
     route: str
     embedding: npt.NDArray[np.float32]
     at: datetime
     tried: tuple[str, ...] = ()
+    encoder: str = ""
 
 
 def route_posteriors(router: Router, X: npt.ArrayLike) -> Matrix:
@@ -145,7 +146,7 @@ def advance_session(router: Router, session: SessionState | None, decision: Deci
     tried: tuple[str, ...] = ()
     if session is not None and is_reask(router, session, last.embedding) and last.route != session.route:
         tried = (*session.tried, session.route)
-    return SessionState(route=last.route, embedding=last.embedding, at=at, tried=tried)
+    return SessionState(route=last.route, embedding=last.embedding, at=at, tried=tried, encoder=router.version.encoder)
 
 
 def is_reask(router: Router, session: SessionState, x: npt.NDArray[np.float32]) -> bool:

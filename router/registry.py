@@ -255,7 +255,8 @@ def rollback(
         to = next((number for number in ways_back(activations) if _is_sound(conn, number)), None)
         if to is None:
             raise NothingToRollBack(NothingToRollBack.__doc__)
-    elif read_version(conn, to).number not in {row.version for row in activations if row.share == 1}:
+        return _switch(conn, to, kind=kind, actor=actor, reason=reason)  # it was just tried
+    if read_version(conn, to).number not in {row.version for row in activations if row.share == 1}:
         raise NeverActive(to)
     return activate(conn, to, kind=kind, actor=actor, reason=reason)
 

@@ -30,7 +30,7 @@ class RolloutSettings:
     first_share: float = _setting(0.05, "share of the sessions that a canary begins with")
     second_share: float = _setting(0.25, "share that it goes on with")
     stage_minutes: float = _setting(60.0, "minutes that each of the two stages takes at least")
-    stage_sessions: int = _setting(50, "sessions that the canary must have had by the end of a stage")
+    stage_sessions: int = _setting(50, "sessions that the canary must have had by the end of the first stage")
     most_stage_hours: float = _setting(9.0, "hours after which a stage ends with fewer sessions too")
     holdout_share: float = _setting(0.02, "share of the sessions that keep the old version afterwards; 0: none")
     holdout_days: float = _setting(7.0, "days that they keep it")

@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from router.activations import CHANNEL
 from router.arms import Arms
-from router.artifact import Artifact, DamagedArtifact, unpack
+from router.artifact import DamagedArtifact, unpack
 from router.decision import Policy
 from router.fleet import Fleet
 from router.plan import Plan, read_plan
 from router.scoring import Router
-from router.stored_versions import UnknownVersion, read_artifact
+from router.stored_versions import UnknownVersion, read_artifact, read_version
 from router.trial import open_router
 from router.version import RouterVersion, rules_only_version
 from router.version_cache import read_cache, write_cache
@@ -25,6 +26,7 @@ from telemetry.database import CONNECT_TIMEOUT_S, create_engine, parse_url
 
 POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 5.0
+_RECENT = 4  # routers at hand: what serves, what is beside it, and where a rollback leads
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 _DATABASE_AWAY = "The database cannot be reached; the version at hand goes on deciding."
 _Connection = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -56,7 +58,7 @@ class RouterWatch:
     Args:
         url: of the database.
         home: the folder whose ``cache/`` keeps the last good version.
-        encoder: fingerprint of the encoder of this process; None accepts any.
+        encoder: fingerprint of the encoder of this process, or of the two that it has; None accepts any.
         fleet: whose rules decide when there is nothing else.
         policy: of every router that is built.
         poll_seconds: the longest time until a version is found whose notification was lost.
@@ -68,7 +70,7 @@ class RouterWatch:
         url: str,
         *,
         home: Path,
-        encoder: str | None = None,
+        encoder: str | Collection[str] | None = None,
         fleet: Fleet | None = None,
         policy: Policy = "cost_aware",
         poll_seconds: float = POLL_SECONDS,
@@ -81,13 +83,14 @@ class RouterWatch:
         self._conninfo = parse_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         self._engine = create_engine(url, pool_size=1)
         self._cache = home / "cache" / "router-version"
-        self._encoder = encoder
+        self._encoders = (encoder,) if isinstance(encoder, str) else encoder
         self._fleet = fleet
         self._policy: Policy = policy
         self._poll_seconds = poll_seconds
         self._announce = announce
         self._task: asyncio.Task[None] | None = None
         self._swapping: asyncio.Task[None] | None = None
+        self._recent: deque[Router] = deque(maxlen=_RECENT)
 
     @property
     def current(self) -> Router | None:
@@ -172,46 +175,53 @@ class RouterWatch:
                 return
             number = plan.main.version
             try:
-                artifact = read_artifact(conn, number)
-                main = self._router(artifact, number)
+                main = self._router(conn, number)
             except (DamagedArtifact, UnknownVersion, WrongEncoder) as error:
                 self._refuse(f"Version {number} is not served: {error}")
                 return
             self._refusal = None
             swapped = self.current is not main
             self.arms = self._with_side(conn, plan, main)
-        if swapped:
-            self._announce(f"Version {number} decides from now on.")
-            self._keep(artifact, number)
+            if swapped:
+                self._announce(f"Version {number} decides from now on.")
+                self._keep(conn, number)
 
-    def _router(self, artifact: Artifact, number: int) -> Router:
-        """The router of this content: one that is at hand, or a new one that was verified and tried."""
-        at_hand = () if self.arms is None else (self.arms.main, self.arms.side)
-        for router in at_hand:
-            if router is not None and router.version.fingerprint == artifact.fingerprint:
+    def _router(self, conn: Connection, number: int) -> Router:
+        """The router of a version: one of the last few, so that a rollback loads nothing, or one that is made ready."""
+        fingerprint = read_version(conn, number).fingerprint
+        for router in self._recent:
+            if router.version.fingerprint == fingerprint:
                 return router
-        return self._ready(unpack(artifact.manifest, artifact.parts, fingerprint=artifact.fingerprint, number=number))
+        artifact = read_artifact(conn, number)
+        router = self._ready(unpack(artifact.manifest, artifact.parts, fingerprint=fingerprint, number=number))
+        self._recent.append(router)
+        return router
 
     def _with_side(self, conn: Connection, plan: Plan, main: Router) -> Arms:
         if plan.side is None:
             return Arms(main=main)
         number = plan.side.version
         try:
-            side = self._router(read_artifact(conn, number), number)
+            side = self._router(conn, number)
         except (DamagedArtifact, UnknownVersion, WrongEncoder) as error:
             self._refuse(f"Version {number} is not tried here: {error}")
             return Arms(main=main)
         self._announce(f"Version {number} is beside it: {plan.mode}, {plan.side.share:.0%} of the sessions.")
         return Arms(main=main, side=side, mode=plan.mode, share=plan.side.share)
 
-    def _keep(self, artifact: Artifact, number: int) -> None:
+    def _keep(self, conn: Connection, number: int) -> None:
+        """Write what serves to disk; what was damaged since this process loaded it does not replace a good copy."""
         try:
+            artifact = read_artifact(conn, number)
+            unpack(artifact.manifest, artifact.parts, fingerprint=artifact.fingerprint, number=number)
             write_cache(self._cache, artifact, number=number)
+        except DamagedArtifact as error:
+            self._refuse(f"Version {number} serves from memory, but what is stored of it is damaged: {error}")
         except OSError as error:
             self._refuse(f"Version {number} serves but could not be cached on disk: {error.strerror}.")
 
     def _ready(self, version: RouterVersion) -> Router:
-        if self._encoder is not None and version.encoder != self._encoder:
+        if self._encoders is not None and version.encoder not in self._encoders:
             raise WrongEncoder(version)
         return open_router(version, policy=self._policy)
 

@@ -36,6 +36,7 @@ keyring.command("create")(keys.create)
 keyring.command("list")(keys.show)
 keyring.command("revoke")(keys.revoke)
 app.command()(nights.learn)
+app.command()(nights.reembed)
 app.command()(nights.failures)
 app.command()(nights.runs)
 app.command()(versions.versions)
@@ -123,7 +124,13 @@ def _expected(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}."
     # The learner's own errors are known by name, since only its commands may import it.
-    named = type(error).__name__ in ("LeaseHeld", "NothingServes", "WrongLearnerSetting", "WrongDemoData")
+    named = type(error).__name__ in (
+        "LeaseHeld",
+        "NothingServes",
+        "SameEncoder",
+        "WrongLearnerSetting",
+        "WrongDemoData",
+    )
     return " ".join(str(error).split()) if named or isinstance(error, known) else None
 
 

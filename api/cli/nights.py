@@ -68,6 +68,35 @@ def learn(
     raise typer.Exit(EXIT_CODES[result.verdict])
 
 
+def reembed(
+    encoder: Annotated[str, typer.Option(help="The new encoder: a sentence-transformers name or folder.")],
+    actor: Actor = None,
+    json: AsJson = False,
+) -> None:
+    """Build a version for another encoder from all that is retained, and let it decide in shadow.
+
+    Servers that have TRIMTAB_NEXT_ENCODER decide by both; trimtab rollout promote lets the new one serve. Then the
+    servers are started with TRIMTAB_ENCODER set to it.
+
+    Example: trimtab reembed --encoder /models/my-encoder
+    """
+    from learner.new_encoder import build_for_encoder
+    from learner.settings import LearnerSettings
+    from router.encoder import load_encoder
+
+    settings = read_settings()
+    with database(settings) as opened:
+        old, new = (load_encoder(name, home=settings.home_folder) for name in (settings.encoder, encoder))
+        made = build_for_encoder(
+            opened.engine,
+            old=old,
+            new=new,
+            settings=LearnerSettings.with_overrides(settings.learner),
+            actor=actor_name(actor),
+        )
+    print_json(made) if json else say(f"Version {made.number} is in shadow, for the new encoder.")
+
+
 def _write(opened: Any, run_id: UUID, report: dict[str, Any], path: Path) -> None:
     from learner.pictures import draw_pictures
     from learner.report import write_markdown

@@ -129,7 +129,7 @@ def test_a_version_comes_in_by_five_and_twenty_five_percent_to_all_but_a_hold_ou
     assert read_version(connection, newer).status == "canary"
     taken = []
     for _ in range(4):
-        sessions(connection, older, newer, 6, seed=1, new_good=1, old_good=1)
+        sessions(connection, older, newer, 13, seed=1, new_good=1, old_good=1)
         step = look(connection, AT_ONCE).step
         plan = read_plan(connection)
         taken.append((step, plan.mode, plan.side.share, plan.main.version))
