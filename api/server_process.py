@@ -237,6 +237,9 @@ def learn_nightly(at: time, environment: dict[str, str], stop: threading.Event) 
         try:
             code = _run(environment, stop, "learn", "--json")
             structlog.get_logger().info("night_ended", exit_code=code, seconds=round(clock.monotonic() - began))
+            if environment.get("TRIMTAB_KEEP_DAYS") or environment.get("TRIMTAB_KEEP_TEXT_DAYS"):
+                code = _run(environment, stop, "prune", "--json")
+                structlog.get_logger().info("prune_ended", exit_code=code)
         except OSError as error:
             structlog.get_logger().error("night_not_started", error=str(error))
         due = next_run(datetime.now(UTC), at)

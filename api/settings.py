@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     store_text: Literal["full", "redacted", "none"] = Field(
         "full", description="Keep texts whole, with addresses and numbers blanked, or not at all (embeddings stay)."
     )
+    keep_days: float | None = Field(
+        None, gt=0, description="Days that anything is kept; older is pruned each night, empty keeps all."
+    )
+    keep_text_days: float | None = Field(
+        None, gt=0, description="Days that texts and embeddings are kept, where that is less; counts stay."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
     max_body_bytes: int = Field(5_000_000, ge=1_000, description="Largest request body; larger ones are answered 413.")
     max_batch: int = Field(1_000, ge=1, description="Most items in one batch.")

@@ -89,7 +89,11 @@ def apply_fleet(version: RouterVersion, fleet: Fleet, *, encoder: Embedder) -> R
         ),
         number=0,
         fingerprint="",
-        training={"made_from": "fleet", "learned_by": str(version.number)},
+        training={
+            "made_from": "fleet",
+            "learned_by": str(version.number),
+            "learned_until": version.training.get("watermark", version.training.get("learned_until", "")),
+        },
     )
 
 

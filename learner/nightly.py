@@ -15,6 +15,7 @@ from learner.coming_in import AT_ONCE, come_in, decide_entry
 from learner.comparison import compare_on_log, session_folds
 from learner.evaluation import Evaluation, compare_golden, evaluate
 from learner.follow_ups import find_follow_ups
+from learner.forgetting import forgiving, starting_point
 from learner.gate import GateDecision, decide_gate
 from learner.kept_routes import keep_routes
 from learner.learn import HeldCentroids, LearnedCentroids, Material, learn_centroids, prepare, within_limits
@@ -132,12 +133,13 @@ def _night(work: _Work, *, actor: str, force: bool, until: datetime | None) -> N
 
     work.step("read")
     window, incumbent, fresh = _read(work, until=until)
-    if not fresh and not force:
+    start = starting_point(work.engine, incumbent, encoder=encoder, settings=settings)
+    if not fresh and not force and start is incumbent:
         return _nothing(work, window, incumbent)
 
     work.step("estimate")
     material = prepare(window, incumbent, encoder=encoder, settings=settings, seed=settings.seed)
-    learned = learn_centroids(material, incumbent, settings=settings)
+    learned = learn_centroids(material, start, settings=settings)
 
     work.step("mine")
     follow_ups = find_follow_ups(window, similarity=settings.reask_similarity, minutes=settings.follow_up_minutes)
@@ -149,20 +151,22 @@ def _night(work: _Work, *, actor: str, force: bool, until: datetime | None) -> N
         learned.estimates,
         failures,
         fleet=incumbent.fleet,
-        incumbent=incumbent.splitter,
+        incumbent=start.splitter,
         encoder=encoder,
         settings=settings,
         seed=settings.seed + incumbent.number,
     )
     training = {"watermark": window.watermark.isoformat(), "parent": str(incumbent.number), **_kept(settings)}
-    base = replace(incumbent, splitter=splitter.arrays, training=training, number=0, fingerprint="")
+    base = replace(start, splitter=splitter.arrays, training=training, number=0, fingerprint="")
 
     work.step("shift")
-    folds = _learn_by_folds(work, material, incumbent)
+    folds = _learn_by_folds(work, material, start)
     trial = _try(work, window, incumbent, base, learned, folds, splitter, limits=beyond_trust_region(settings))
 
     work.step("gate")
-    if not trial.proven:  # a change that is not proven to be better must be a small one
+    if start is not incumbent:
+        trial = replace(trial, gate=forgiving(trial.gate))
+    elif not trial.proven:  # a change that is not proven to be better must be a small one
         trial = _try(work, window, incumbent, base, learned, folds, splitter, limits=settings)
 
     work.step("publish")
@@ -225,9 +229,9 @@ def _try(
         golden, pinned = list_golden(conn), pinned_positions(conn, incumbent)
 
     def limited(found: LearnedCentroids) -> tuple[RouterVersion, HeldCentroids]:
-        held = within_limits(found, incumbent, window, settings=limits)
+        held = within_limits(found, base, window, settings=limits)
         parameters = observe_costs(window.units, held.parameters)
-        centroids = keep_routes(held.centroids, incumbent.centroids, pinned)
+        centroids = keep_routes(held.centroids, base.centroids, pinned)
         return replace(base, centroids=centroids, parameters=parameters), held
 
     candidate, held = limited(learned)

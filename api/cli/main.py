@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from api.cli import decisions, demonstration, golden, keys, nights, rollouts, serving, versions
+from api.cli import decisions, demonstration, golden, keys, nights, retention, rollouts, serving, versions
 
 app = typer.Typer(
     name="trimtab",
@@ -37,6 +37,8 @@ keyring.command("list")(keys.show)
 keyring.command("revoke")(keys.revoke)
 app.command()(nights.learn)
 app.command()(nights.reembed)
+app.command()(retention.prune)
+app.command()(retention.erase)
 app.command()(nights.failures)
 app.command()(nights.runs)
 app.command()(versions.versions)

@@ -10,12 +10,15 @@ from uuid import UUID, uuid4
 import numpy as np
 import pytest
 import typer
+from sqlalchemy import text
 
 from api.cli import main as command_line
+from api.settings import read_settings
 from router.registry import history, load, publish
 from telemetry.database import create_engine
+from telemetry.ids import keyed_hash, new_id
 from telemetry.inferences import store_inferences
-from telemetry.records import Inference
+from telemetry.records import Inference, Payload
 
 NAMES = ["serve", "migrate", "route", "inference", "learn", "failures", "runs", "versions", "show", "diff"]
 NAMES += [
@@ -28,6 +31,8 @@ NAMES += [
     "keys list",
     "keys revoke",
     "feedback-token",
+    "prune",
+    "erase",
 ]
 
 
@@ -290,3 +295,29 @@ def test_a_feedback_token_is_made_for_a_logged_inference_alone(run, read, module
     assert run("feedback-token", logged)[1].strip()[:3] == "ft_"
     code, out, err = run("feedback-token", str(uuid4()))
     assert (code, out, "there is no inference" in err) == (1, "", True)
+
+
+def test_what_would_go_is_told_and_goes_only_when_asked(run, read, module_url, home):
+    engine = create_engine(module_url)
+    person = keyed_hash("ann", key=read_settings(home=home).hash_key())
+    with engine.begin() as conn:
+        items = [Inference(inference_id=new_id(), payload=Payload(query="x"), end_user=person) for _ in range(3)]
+        store_inferences(conn, items)
+        aged = "update inference set received_at = now() - interval '40 days' where end_user = :p"
+        conn.execute(text(aged), {"p": person})
+    assert read("prune", "--older-than", "90d", "--text-older-than", "30d", "--dry-run")["texts"] == 3
+    assert read("prune", "--older-than", "90d", "--text-older-than", "30d") == {"texts": 3}
+    assert run("prune", "--text-older-than", "720h")[1] == "Gone: nothing.\n"
+    assert read("erase", "--user", "ann", "--dry-run") == {"inferences": 3}
+    assert read("erase", "--user", "ann")["inferences"] == 3
+    with engine.connect() as conn:
+        assert conn.execute(text("select count(*) from inference where end_user = :p"), {"p": person}).scalar_one() == 0
+    engine.dispose()
+    for wrong in (["prune"], ["prune", "--older-than", "90"], ["prune", "--older-than", "0d"], ["erase"]):
+        assert run(*wrong)[0] == 2
+
+
+def test_a_person_is_not_looked_for_with_a_key_that_was_just_made(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path))
+    code, out, err = run("erase", "--user", "ann")
+    assert (code, out, "TRIMTAB_SECRET" in err) == (1, "", True)

@@ -1,0 +1,95 @@
+"""Erase a person: everything logged under their id, their votes, their traces elsewhere. The caller commits."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, func, insert, select, text, update
+
+from telemetry.retention import scrub_reports
+from telemetry.tables import erasure
+
+_FOUND = text("select inference_id, session_id from inference where end_user = :person")
+_TEXTS = text("""
+select unnest(array[query, answer]) from inference_payload where inference_id = any(:ids)
+union select text from segment where inference_id = any(:ids)
+union select comment from feedback where inference_id = any(:ids) or submitter = any(:submitters)
+""")
+_OTHERS_TEXTS = text("""
+select query from inference_payload where query = any(:texts)
+union select answer from inference_payload where answer = any(:texts)
+union select text from segment where text = any(:texts)
+""")
+_GOLDEN = text("select query from golden_query where inference_id = any(:ids) or query = any(:texts)")
+_DELETE = {
+    "feedback": text("""
+        delete from feedback where inference_id = any(:ids) or submitter = any(:submitters)
+              or (target_kind = 'inference_id' and target_value = any(:names))
+        """),
+    "golden_queries": text("delete from golden_query where inference_id = any(:ids) or query = any(:texts)"),
+    "dead_letters": text("""
+        delete from dead_letter where exists (
+            select from unnest(cast(:marks as bytea[])) as mark where position(mark in raw) > 0)
+        """),
+    "inferences": text("delete from inference where inference_id = any(:ids)"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """What is known of a person: the keyed hash of their id, all inferences under it, and who their votes came as."""
+
+    ids: list[UUID]
+    submitters: list[str]
+    marks: list[bytes]
+
+
+def find_person(conn: Connection, user: str, *, hashed: Callable[[str], str]) -> Person:
+    """Return what is stored under ``user``, the plain id as the clients send it; ``hashed`` is the keyed hash."""
+    person = hashed(user)
+    rows = conn.execute(_FOUND, {"person": person}).all()
+    sessions = {row.session_id for row in rows if row.session_id is not None}
+    ids = [row.inference_id for row in rows]
+    marks = [person.encode(), json.dumps(user).encode(), *(str(key).encode() for key in ids)]
+    return Person(ids=ids, submitters=[person, *(hashed(f"session {s}") for s in sorted(sessions))], marks=marks)
+
+
+def erase_person(conn: Connection, person: Person) -> Counter[str]:
+    """Delete all of a person and return how much of what; nothing says afterwards whom it was about.
+
+    Their inferences go with decision, texts, embeddings, aliases, mined failures and the feedback on them; so do their
+    votes on others' inferences, golden queries made of theirs, dead letters that name them, and their texts in reports.
+    """
+    values: dict[str, object] = {
+        "ids": person.ids,
+        "names": [str(key) for key in person.ids],
+        "submitters": person.submitters,
+    }
+    texts = [t for t in conn.execute(_TEXTS, values).scalars() if t]
+    values |= {"texts": texts, "marks": person.marks}
+    golden = [repr(query[:80])[1:-1] for query in conn.execute(_GOLDEN, values).scalars()]  # as the gate quotes them
+    counts = Counter({name: conn.execute(statement, values).rowcount for name, statement in _DELETE.items()})
+    shared = set(conn.execute(_OTHERS_TEXTS, {"texts": texts}).scalars())  # somebody else said the same
+    counts += scrub_reports(conn, texts=set(texts) - shared, inside=golden, ids=frozenset(map(str, person.ids)))
+    return counts
+
+
+def note_erasure(conn: Connection, counts: Counter[str]) -> int:
+    """Write down that somebody was erased, which the next night heeds; return its number."""
+    statement = insert(erasure).values(counts=dict(counts)).returning(erasure.c.erasure_id)
+    return int(conn.execute(statement).scalar_one())
+
+
+def close_erasure(conn: Connection, erasure_id: int) -> None:
+    """Set its time to now, when its deletions are committed: whatever was read before is older than that."""
+    statement = update(erasure).where(erasure.c.erasure_id == erasure_id)
+    conn.execute(statement.values(erased_at=func.clock_timestamp()))
+
+
+def last_erasure(conn: Connection) -> datetime | None:
+    """Return when somebody was erased last, None for never."""
+    found: datetime | None = conn.execute(select(func.max(erasure.c.erased_at))).scalar_one()
+    return found

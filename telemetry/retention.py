@@ -1,0 +1,161 @@
+"""How long things are kept: old rows and old texts go in small batches, a person goes whole. The caller commits.
+
+Batches take only rows that nobody holds (``skip locked``), so they make the intake wait for one of them at most.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Column, Connection, select, text, update
+
+from telemetry.tables import learner_run, notification, router_version
+
+ERASED = "[erased]"
+_OLD_INFERENCES = text(
+    "select inference_id from inference where received_at < :before order by received_at limit :batch"
+    " for update skip locked"
+)
+_THEIR_FEEDBACK = text("""
+delete from feedback where (feedback_id, revision) in (
+    select feedback_id, revision from feedback where inference_id = any(:ids) for update skip locked)
+""")
+_DELETE_INFERENCES = text("delete from inference where inference_id = any(:ids)")
+_STRAY_FEEDBACK = text("""
+delete from feedback where (feedback_id, revision) in (
+    select feedback_id, revision from feedback f
+    where received_at < :before and not exists (select from inference i where i.inference_id = f.inference_id)
+    order by received_at limit :batch for update skip locked)
+""")
+_DEAD_LETTERS = text("delete from dead_letter where received_at < :before")
+_WITH_TEXT = text("""
+select p.inference_id, i.received_at < :before as old
+from inference_payload p join inference i using (inference_id)
+where p.inference_id > :after
+      and (p.redaction <> 'erased' or num_nonnulls(p.query, p.answer, p.embedding) > 0)
+order by p.inference_id limit :batch
+""")
+_BLANK = (
+    text("""
+    update inference_payload set query = null, answer = null, embedding = null, encoder = null, redaction = 'erased'
+    where inference_id in (select inference_id from inference_payload where inference_id = any(:ids)
+                           for update skip locked)
+    """),
+    text("update segment set text = null, embedding = null where inference_id = any(:ids)"),
+    text("update feedback set comment = null where inference_id = any(:ids) and comment is not null"),
+)
+_BLANK_STRAYS = text("""
+update feedback set comment = null
+where resolution <> 'resolved' and received_at < :before and comment is not null
+""")
+_SAME_TEXT = text("""
+select query from inference_payload where query = any(:texts)
+union select text from segment where text = any(:texts)
+""")
+_PRUNABLE = text("""
+with times as (select cast(:before as timestamptz) as before, cast(:text_before as timestamptz) as text_before)
+select (select count(*) from inference, times where received_at < before) as inferences,
+       (select count(*) from times, feedback f left join inference i using (inference_id)
+        where coalesce(i.received_at, f.received_at) < before) as feedback,
+       (select count(*) from times, inference_payload p join inference i using (inference_id)
+        where i.received_at < text_before and num_nonnulls(p.query, p.answer, p.embedding) > 0
+              and coalesce(i.received_at >= before, true)) as texts,
+       (select count(*) from dead_letter, times where received_at < greatest(before, text_before)) as dead_letters
+""")
+
+
+def prune_rows(conn: Connection, *, before: datetime, batch: int) -> Counter[str]:
+    """Delete up to ``batch`` inferences received before ``before``, with all that hangs on them; return how many."""
+    ids = list(conn.execute(_OLD_INFERENCES, {"before": before, "batch": batch}).scalars())
+    if not ids:
+        return Counter()
+    votes = conn.execute(_THEIR_FEEDBACK, {"ids": ids}).rowcount
+    return Counter(inferences=conn.execute(_DELETE_INFERENCES, {"ids": ids}).rowcount, feedback=votes)
+
+
+def prune_stray_feedback(conn: Connection, *, before: datetime, batch: int) -> Counter[str]:
+    """Delete up to ``batch`` old revisions of feedback whose inference is not there (any more)."""
+    return Counter(feedback=conn.execute(_STRAY_FEEDBACK, {"before": before, "batch": batch}).rowcount)
+
+
+def prune_dead_letters(conn: Connection, *, before: datetime) -> Counter[str]:
+    """Delete old dead letters; they hold texts."""
+    return Counter(dead_letters=conn.execute(_DEAD_LETTERS, {"before": before}).rowcount)
+
+
+def blank_texts(conn: Connection, *, before: datetime, after: UUID, batch: int) -> tuple[Counter[str], UUID | None]:
+    """Blank texts and embeddings of old inferences among the next ``batch`` behind the id ``after``.
+
+    Returns:
+        How many were blanked, and the id to go on behind; None at the end.
+    """
+    rows = conn.execute(_WITH_TEXT, {"before": before, "after": after, "batch": batch}).all()
+    old = [row.inference_id for row in rows if row.old]
+    blanked = [conn.execute(statement, {"ids": old}).rowcount for statement in _BLANK] if old else [0]
+    return Counter(texts=blanked[0]), rows[-1].inference_id if rows else None
+
+
+def blank_stray_comments(conn: Connection, *, before: datetime) -> Counter[str]:
+    """Blank comments of old feedback whose inference was never found."""
+    return Counter(texts=conn.execute(_BLANK_STRAYS, {"before": before}).rowcount)
+
+
+def count_prunable(conn: Connection, *, before: datetime | None, text_before: datetime | None) -> Mapping[str, int]:
+    """Return how much pruning would delete or blank now."""
+    return dict(conn.execute(_PRUNABLE, {"before": before, "text_before": text_before}).mappings().one())
+
+
+def drop_texts_from_reports(conn: Connection) -> Counter[str]:
+    """Blank in the reports of nights what is in the log no more; return how many documents were changed."""
+    shown = {text for _, _, report in _documents(conn) for text in _shown_texts(report)}
+    present = set(conn.execute(_SAME_TEXT, {"texts": sorted(shown)}).scalars()) if shown else set()
+    return scrub_reports(conn, texts=shown - present - {ERASED})
+
+
+def scrub_reports(
+    conn: Connection, *, texts: Iterable[str], inside: Iterable[str] = (), ids: frozenset[str] = frozenset()
+) -> Counter[str]:
+    """Blank ``texts``, and ``inside`` of longer ones, and drop what is said of the inferences ``ids``.
+
+    Returns:
+        How many reports, reasons and notifications were changed.
+    """
+    gone, parts, changed = frozenset(texts), tuple(inside), 0
+    if not gone and not parts and not ids:
+        return Counter()
+    for column, key, document in _documents(conn):
+        clean = _scrubbed(document, gone, parts, ids)
+        if clean != document:
+            where = next(iter(column.table.primary_key)) == key
+            conn.execute(update(column.table).where(where).values({column.name: clean}))
+            changed += 1
+    return Counter(reports=changed)
+
+
+def _documents(conn: Connection) -> list[tuple[Column[Any], Any, Any]]:
+    found = []
+    for column in (learner_run.c.report, learner_run.c.reasons, router_version.c.report, notification.c.body):
+        key = next(iter(column.table.primary_key))
+        rows = conn.execute(select(key, column).where(column.is_not(None)))
+        found += [(column, row[0], row[1]) for row in rows]
+    return found
+
+
+def _shown_texts(report: Any) -> list[str]:
+    changed = report.get("changed") if isinstance(report, Mapping) else None
+    return [query["text"] for query in (changed or {}).get("queries") or ()]
+
+
+def _scrubbed(value: Any, gone: frozenset[str], inside: tuple[str, ...], ids: frozenset[str]) -> Any:
+    if isinstance(value, str):
+        for part in inside:
+            value = value.replace(part, ERASED)
+        return ERASED if value in gone else value
+    if isinstance(value, Mapping):
+        return {name: _scrubbed(inner, gone, inside, ids) for name, inner in value.items()}
+    if isinstance(value, list):
+        kept = [v for v in value if not (isinstance(v, Mapping) and v.get("inference_id") in ids)]
+        return [_scrubbed(inner, gone, inside, ids) for inner in kept]
+    return value

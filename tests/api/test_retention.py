@@ -1,0 +1,252 @@
+"""Pruning and erasing on the real server and tables: batches beside the intake, and a person looked for everywhere."""
+
+import json
+import threading
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from api.pruning import erase, prune
+from api.settings import read_settings
+from learner import lease
+from learner.first_version import build_first_version
+from router.registry import publish
+from telemetry.dead_letters import quarantine
+from telemetry.feedback import store_feedback
+from telemetry.golden import list_golden
+from telemetry.ids import keyed_hash, new_id
+from telemetry.inferences import store_inferences
+from telemetry.records import DecisionRecord, Feedback, Inference, Payload, SegmentRecord
+from telemetry.tables import metadata
+from tests.api.conftest import running
+
+KEY = bytes(32)
+NOW = datetime.now(UTC)
+
+
+def event(query, *, user=None, segments=(), **more):
+    return Inference(
+        inference_id=new_id(),
+        end_user=keyed_hash(user, key=KEY) if user else None,
+        decision=DecisionRecord(route="billing", segments=segments),
+        payload=Payload(query=query, answer=f"the answer to {query}", embedding=b"\1\2" * 4, encoder="e"),
+        payload_sha256=b"x",
+        **more,
+    )
+
+
+def vote(target, *, user=None, comment=None):
+    submitter = keyed_hash(user, key=KEY) if user else None
+    target_value = target if isinstance(target, str) else str(target.inference_id)
+    kind = "response_id" if isinstance(target, str) else "inference_id"
+    names = {"target_kind": kind, "target_value": target_value, "payload_sha256": b"x"}
+    return Feedback(feedback_id=new_id(), value="up", submitter=submitter, comment=comment, **names)
+
+
+def store(engine, items=(), votes=(), *, days=0):
+    """Store events, received so many days ago."""
+    with engine.begin() as conn:
+        store_inferences(conn, items)
+        store_feedback(conn, votes)
+        old = {"at": NOW - timedelta(days=days), "ids": [i.inference_id for i in items]}
+        conn.execute(text("update inference set received_at = :at where inference_id = any(:ids)"), old)
+        feedback = {"at": old["at"], "ids": [v.feedback_id for v in votes]}
+        conn.execute(text("update feedback set received_at = :at where feedback_id = any(:ids)"), feedback)
+    return items
+
+
+def dump(engine):
+    """All rows of all tables as one text, bytes as text where they are text."""
+    with engine.connect() as conn:
+        rows = [conn.execute(text(f"select t::text from {t.name} t")).scalars().all() for t in metadata.sorted_tables]
+        raw = conn.execute(text("select encode(raw, 'escape') from dead_letter")).scalars().all()
+    return "\n".join(row for rows_ in (*rows, raw) for row in rows_)
+
+
+def count(engine, table):
+    with engine.connect() as conn:
+        return conn.execute(text(f"select count(*) from {table}")).scalar_one()
+
+
+def test_what_is_older_goes_with_all_that_hangs_on_it_and_the_rest_stays(engine):
+    parts = tuple(SegmentRecord(segment_index=i, text=f"part {i}", route="billing") for i in range(2))
+    old = store(engine, [event("old", segments=parts, client_request_id="c")], days=91)
+    new = store(engine, [event("new", segments=parts)], days=89)
+    store(engine, votes=[vote(old[0]), vote("never came", comment="stray")], days=91)
+    store(engine, votes=[vote(old[0]), vote(new[0]), vote("comes later")], days=1)
+    counts = prune(engine, before=NOW - timedelta(days=90), text_before=None)
+    assert counts == Counter(inferences=1, feedback=3)
+    found = {table: count(engine, table) for table in ("inference", "segment", "inference_payload", "inference_alias")}
+    assert found == {"inference": 1, "segment": 2, "inference_payload": 1, "inference_alias": 0}
+    assert count(engine, "feedback") == 2
+    assert not prune(engine, before=NOW - timedelta(days=90), text_before=None)
+
+
+def test_texts_and_embeddings_go_earlier_and_the_counts_stay(engine):
+    parts = tuple(SegmentRecord(segment_index=i, text="canary part", route="billing", embedding=b"x") for i in range(2))
+    old = store(engine, [event(f"canary {i}", segments=parts) for i in range(1200)], days=31)
+    store(engine, [event("fresh")], days=1)
+    store(engine, votes=[vote(old[0], comment="canary"), vote("never came", comment="canary")], days=31)
+    with engine.begin() as conn:
+        quarantine(conn, endpoint="x", reason_code="y", raw=b"canary")
+        conn.execute(text("update dead_letter set received_at = :at"), {"at": NOW - timedelta(days=31)})
+    counts = prune(engine, before=NOW - timedelta(days=90), text_before=NOW - timedelta(days=30))
+    assert counts == Counter(texts=1201, dead_letters=1)
+    assert (count(engine, "inference"), count(engine, "feedback"), "canary" in dump(engine)) == (1201, 2, False)
+    with engine.connect() as conn:
+        kept = "select redaction, embedding is null from inference_payload group by 1, 2 order by 1"
+        assert conn.execute(text(kept)).all() == [("erased", True), ("full", False)]
+        assert conn.execute(text("select count(*) from segment where embedding is not null")).scalar_one() == 0
+    late = Inference(inference_id=old[0].inference_id, payload=Payload(answer="late"), source="route")
+    store(engine, [late], days=31)  # a text that comes again later goes again
+    assert prune(engine, before=None, text_before=NOW - timedelta(days=30))["texts"] <= 1
+    assert "late" not in dump(engine).replace("comes later", "")
+
+
+def test_a_text_stays_in_a_report_no_longer_than_in_the_log(engine):
+    store(engine, [event("canary gone")], days=31)
+    store(engine, [event("still there")], days=1)
+    queries = [{"text": t, "before": "a", "after": "b"} for t in ("canary gone", "still there")]
+    with engine.begin() as conn:
+        insert = "insert into learner_run (run_id, fencing_token, status, report) values (:id, 1, 'finished', :report)"
+        report = json.dumps({"changed": {"queries": queries}})
+        conn.execute(text(insert), {"id": uuid4(), "report": report})
+    counts = prune(engine, before=None, text_before=NOW - timedelta(days=30))
+    assert (counts["reports"], "canary" in dump(engine), "still there" in dump(engine)) == (1, False, True)
+
+
+def test_the_intake_goes_on_while_a_prune_deletes_a_lot(engine, app_settings, fleet, encoder):
+    with engine.begin() as conn:
+        publish(conn, build_first_version(fleet, encoder=encoder), actor="t", reason="t", parent=None)
+    for _ in range(8):
+        store(engine, [event("old") for _ in range(500)], days=91)
+    url = engine.url.render_as_string(hide_password=False)
+    with running(app_settings, url) as address, httpx.Client(base_url=address, timeout=20) as http:
+        http.post("/v1/inferences", json={"query": "warm", "decision": {"route": "billing"}})
+        pruning = threading.Thread(
+            target=prune, args=(engine,), kwargs={"before": NOW - timedelta(days=90), "text_before": None}
+        )
+        pruning.start()
+        statuses, slowest, sent = Counter(), 0.0, 0
+        while pruning.is_alive() or sent < 20:
+            began = time.monotonic()
+            answer = http.post("/v1/inferences", json={"query": "new", "decision": {"route": "billing"}})
+            statuses[answer.status_code] += 1
+            slowest, sent = max(slowest, time.monotonic() - began), sent + 1
+        pruning.join()
+    assert set(statuses) == {201}
+    assert slowest < 2.0, (slowest, sent)
+    assert count(engine, "inference") == sent + 1
+
+
+def test_a_row_that_somebody_holds_is_left_for_the_next_time_and_never_waited_for(engine):
+    held, free = store(engine, [event("held"), event("free")], days=91)
+    with engine.begin() as other:
+        other.execute(text("select 1 from inference where inference_id = :id for update"), {"id": held.inference_id})
+        began = time.monotonic()
+        assert prune(engine, before=NOW, text_before=None)["inferences"] == 1
+        assert time.monotonic() - began < 5
+    assert prune(engine, before=NOW, text_before=None)["inferences"] == 1
+    assert free.inference_id != held.inference_id
+
+
+CANARY = "canary-7f3a"
+
+
+@pytest.fixture
+def person(engine):
+    """A person who left traces everywhere, and somebody else who asked the same once."""
+    parts = tuple(SegmentRecord(segment_index=i, text=f"{CANARY} part {i}", route="billing") for i in range(2))
+    theirs = store(engine, [event(f"{CANARY} question", user="ann", segments=parts, session_id="s-1")])
+    shared = store(engine, [event("where is my parcel", user="ann"), event("where is my parcel", user="bob")])
+    votes = [
+        *(
+            vote(theirs[0], user="bob", comment=f"{CANARY} said bob"),
+            vote(shared[1], user="ann", comment=f"{CANARY} x"),
+        ),
+        *(vote(shared[1], user="session s-1", comment=CANARY), vote(shared[1], user="bob", comment="fine")),
+        vote("never came", user="ann", comment=CANARY),
+    ]
+    store(engine, votes=votes)
+    queries = [{"text": t} for t in (f"{CANARY} question", "where is my parcel", "unheard of")]
+    broken = f"Broken: {f'{CANARY} question'[:80]!r}."
+    report = {"changed": {"queries": queries}, "examples": [{"inference_id": str(theirs[0].inference_id)}]}
+    with engine.begin() as conn:
+        quarantine(conn, endpoint="x", reason_code="y", raw=f'{{"end_user": "{keyed_hash("ann", key=KEY)}"}}'.encode())
+        quarantine(conn, endpoint="x", reason_code="y", raw=b'{"end_user": "ann", "query": "canary-7f3a"}')
+        quarantine(conn, endpoint="x", reason_code="y", raw=b'{"end_user": "annabel"}')
+        values = {"id": theirs[0].inference_id, "q": f"{CANARY} question", "report": json.dumps(report)}
+        values |= {"reasons": json.dumps([{"sentence": broken}])}
+        golden = (
+            "golden_query (golden_id, query, routes, inference_id, added_by) values ('g', :q, '{billing}', :id, 't')"
+        )
+        columns = "learner_run (run_id, fencing_token, status, report, reasons)"
+        night = f"{columns} values (gen_random_uuid(), 1, 'finished', :report, :reasons)"
+        for statement in (f"insert into {golden}", f"insert into {night}"):
+            used = {name: value for name, value in values.items() if f":{name}" in statement}
+            conn.execute(text(statement), used)
+    return theirs[0]
+
+
+def test_a_person_is_erased_everywhere_and_nobody_else(engine, person):
+    before = dump(engine)
+    assert (CANARY in before, keyed_hash("ann", key=KEY) in before) == (True, True)
+    counts = erase(engine, "ann", key=KEY, actor="a test")
+    assert counts == Counter(inferences=2, feedback=4, golden_queries=1, dead_letters=2, reports=2)
+    after = dump(engine)
+    for trace in (
+        CANARY,
+        keyed_hash("ann", key=KEY),
+        keyed_hash("session s-1", key=KEY),
+        str(person.inference_id),
+        '"ann"',
+    ):
+        assert trace not in after
+    assert (count(engine, "inference"), count(engine, "feedback"), count(engine, "dead_letter")) == (1, 1, 1)
+    assert (after.count("where is my parcel") >= 2, "unheard of" in after) == (True, True)
+    with engine.connect() as conn:
+        assert list_golden(conn) == []
+        assert conn.execute(text("select counts ->> 'inferences' from erasure")).scalar_one() == "2"
+
+
+def test_erasing_somebody_who_left_nothing_changes_nothing(engine, person):
+    before = {table.name: count(engine, table.name) for table in metadata.sorted_tables}
+    assert not erase(engine, "nobody", key=KEY, actor="a test")
+    assert not erase(engine, "ann", key=b"another", actor="a test").total() - 1  # another key finds the plain id alone
+    after = {table.name: count(engine, table.name) for table in metadata.sorted_tables}
+    changed = {name: after[name] - before[name] for name in after if after[name] != before[name]}
+    assert changed == {"erasure": 2, "dead_letter": -1, "learner_lease": 1}
+
+
+def test_nobody_is_erased_while_a_night_may_write_what_it_has_read_of_them(engine, person):
+    with engine.begin() as conn:
+        lease.acquire(conn, holder="a night")
+    with pytest.raises(lease.LeaseHeld):
+        erase(engine, "ann", key=KEY, actor="a test")
+    assert CANARY in dump(engine)
+
+
+def test_neither_logs_nor_files_of_the_server_hold_a_text_or_a_person(
+    engine, tmp_path, fleet_file, fleet, encoder, capfd
+):
+    with engine.begin() as conn:
+        publish(conn, build_first_version(fleet, encoder=encoder), actor="t", reason="t", parent=None)
+    settings = read_settings(home=tmp_path, fleet=fleet_file, log_level="debug")
+    url = engine.url.render_as_string(hide_password=False)
+    with running(settings, url) as address, httpx.Client(base_url=address, timeout=20) as http:
+        asked = {"query": f"{CANARY} why", "session_id": CANARY, "metadata": {"end_user": CANARY}}
+        decided = http.post("/v1/route", json=asked).json()
+        judged = {"inference_id": decided["inference_id"], "value": "up", "comment": CANARY, "submitter": CANARY}
+        assert http.post("/v1/feedback", json=judged).status_code in (201, 202)
+        assert http.post("/v1/feedback", json={CANARY: CANARY}).status_code == 422
+    assert CANARY in dump(engine)
+    erase(engine, CANARY, key=settings.hash_key(), actor="a test")
+    assert CANARY not in dump(engine)
+    printed = "".join(capfd.readouterr())
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
+    assert (CANARY in printed, files) == (False, [])
