@@ -1,6 +1,7 @@
 """From what clients send and the router decides to the records that are stored: hashing, redaction, fingerprints."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Literal
@@ -65,7 +66,7 @@ class Recording:
             route=decision.route,
             score=first.score,
             margin=first.margin,
-            propensity=float(np.prod([segment.propensity for segment in decision.segments])),
+            propensity=math.prod(segment.propensity for segment in decision.segments),
             explored=any(segment.explored for segment in decision.segments),
             split_reason=decision.split.reason,
             shadow_version=shadow.router_version if shadow else None,

@@ -149,7 +149,7 @@ class InferenceEvent(Strict):
             raise ValueError("needs inference_id (from /v1/route) or query")
         if self.span_id is not None and self.trace_id is None:
             raise ValueError("span_id needs trace_id")
-        if len({s.segment_index for s in self.segments}) < len(self.segments):
+        if self.segments and len({s.segment_index for s in self.segments}) < len(self.segments):
             raise ValueError("segments name one segment_index twice")
         if self.occurred_at and self.client_sent_at and self.occurred_at - self.client_sent_at > CLOCK_ERROR:
             raise ValueError("occurred_at is more than a day after client_sent_at")

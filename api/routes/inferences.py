@@ -14,8 +14,7 @@ from api.errors import ApiError, validation_errors
 from api.lists import json_list, json_row
 from api.schemas import InferenceEvent, Strict
 from api.state import ServerState, state_of
-from router.registry import active, read_version
-from router.stored_versions import UnknownVersion
+from router.registry import active, list_versions
 from telemetry.dead_letters import list_dead_letters
 from telemetry.inference_reading import StoredInference, list_inferences, read_inference
 from telemetry.records import Inference, StoreResult
@@ -134,16 +133,15 @@ def served_by(conn: Any, stored: StoredInference) -> dict[str, Any] | None:
     number = stored.inference["router_version"]
     if not number:
         return None
-    try:
-        record = read_version(conn, number)
-    except UnknownVersion:
+    found = list_versions(conn, after=number + 1, limit=1)
+    if not found or found[0].number != number:
         return None
     now = active(conn)
     return {
-        "number": record.number,
-        "fingerprint": record.fingerprint,
-        "status": record.status,
-        "serves_now": now is not None and now.version == record.number,
+        "number": number,
+        "fingerprint": found[0].fingerprint,
+        "status": found[0].status,
+        "serves_now": now is not None and now.version == number,
     }
 
 
