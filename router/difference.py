@@ -58,13 +58,14 @@ class VersionDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangedDecision:
-    """A query that goes elsewhere, with the probability that each version gave to its choice."""
+    """A query that goes elsewhere, with the probability that each version gave to its choice, and why in a sentence."""
 
     text: str
     before: str
     after: str
     probability_before: float
     probability_after: float
+    why: str = ""
 
 
 def compare(a: RouterVersion, b: RouterVersion) -> VersionDifference:
@@ -98,6 +99,7 @@ def changed_decisions(
     if not texts:
         return []
     chosen = [decide_many(Router(version), X, texts=texts, explore=False) for version in (a, b)]
+    reasons = _Reasons(a, b)
     changed = []
     for row, text in enumerate(texts):
         i, j = int(chosen[0].route[row]), int(chosen[1].route[row])
@@ -105,9 +107,45 @@ def changed_decisions(
         if before != after:
             p, q = float(chosen[0].probabilities[row, i]), float(chosen[1].probabilities[row, j])
             changed.append(
-                ChangedDecision(text=text, before=before, after=after, probability_before=p, probability_after=q)
+                ChangedDecision(
+                    text=text,
+                    before=before,
+                    after=after,
+                    probability_before=p,
+                    probability_after=q,
+                    why=reasons.of(np.asarray(X, dtype=np.float32)[row]),
+                )
             )
     return changed
+
+
+class _Reasons:
+    """Why a query goes elsewhere: what became of the centroid that it is nearest to."""
+
+    def __init__(self, a: RouterVersion, b: RouterVersion) -> None:
+        self._vectors = a.centroids.vectors, b.centroids.vectors
+        self._owners = _owners(a), _owners(b)
+        self._floors = a.parameters.abstain_below, b.parameters.abstain_below
+        self._angle, self._partner = partners(b.centroids.vectors, a.centroids.vectors)
+
+    def of(self, x: Array) -> str:
+        """One sentence for a query with embedding x (D,)."""
+        cosines = [vectors @ x / max(float(np.linalg.norm(x)), 1e-12) for vectors in self._vectors]
+        if not all(len(c) for c in cosines):
+            return "One of the versions has no centroids."
+        i, j = (int(c.argmax()) for c in cosines)
+        near_before, near_after = (float(c.max()) for c in cosines)
+        if (near_before < self._floors[0]) != (near_after < self._floors[1]):
+            known = "is now like" if near_after >= self._floors[1] else "is no more like"
+            return f"It {known} what is known: cosine {near_after:.2f}, before {near_before:.2f}."
+        partner, owner = int(self._partner[j]), self._owners[1][j]
+        if self._angle[j] > SAME_WITHIN_DEGREES:
+            return f"A new centroid of {owner} is nearest: cosine {near_after:.2f}, before {near_before:.2f}."
+        if self._owners[0][partner] != owner:
+            return f"Its nearest centroid went from {self._owners[0][partner]} to {owner}."
+        if partner != i:
+            return f"A centroid of {owner} came nearer by {self._angle[j]:.1f} degrees: cosine {near_after:.2f}."
+        return "Its nearest centroid is the same; those around it, or success, cost and latency, tip the scales."
 
 
 def _owners(version: RouterVersion) -> npt.NDArray[np.str_]:

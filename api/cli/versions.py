@@ -76,7 +76,7 @@ def diff(
     limit: Limit = 20,
     json: AsJson = False,
 ) -> None:
-    """Compare two versions: centroid movement per route, and which logged queries change route.
+    """Compare two versions: centroids by route, which logged queries change route and why, which votes moved them.
 
     Example: trimtab diff 2 3
     """
@@ -91,11 +91,23 @@ def diff(
     changed = difference["changed_queries"]
     say(f"{changed['total']} of {changed['of']} logged queries change route.")
     rows: list[list[object]] = [
-        [c["text"], f"{c['before']} {c['probability_before']:.0%}", f"{c['after']} {c['probability_after']:.0%}"]
+        [
+            c["text"],
+            f"{c['before']} {c['probability_before']:.0%}",
+            f"{c['after']} {c['probability_after']:.0%}",
+            c["why"],
+        ]
         for c in changed["queries"][:limit]
     ]
     if rows:
-        show_table("", ["query", f"version {a}", f"version {b}"], rows)
+        show_table("", ["query", f"version {a}", f"version {b}", "why"], rows)
+    votes: list[list[object]] = [
+        [route, vote["says"], f"{100 * vote['change']:+.0f}", vote["inference_id"]]
+        for route, found in difference["votes"].items()
+        for vote in found
+    ]
+    if votes:
+        show_table("Votes that it followed furthest", ["route", "says", "points", "inference"], votes[:limit])
 
 
 def activate(number: Number, reason: Reason, actor: Actor = None, if_seq: IfSeq = None, json: AsJson = False) -> None:

@@ -14,6 +14,7 @@ from api.lists import json_list, json_value
 from api.schemas import RollbackRequest, SwitchRequest
 from api.state import state_of
 from router.difference import changed_decisions, compare
+from router.moved_by import followed_votes
 from router.plan import read_plan
 from router.registry import (
     Activation,
@@ -75,7 +76,7 @@ def active_json(conn: Connection, *, at: datetime | None) -> dict[str, Any] | No
 
 
 def difference_json(conn: Connection, before: int, after: int, *, queries: int) -> dict[str, Any]:
-    """Return how two versions differ: centroid movement per route, and which logged queries change route.
+    """Return how two versions differ: centroids by route, which logged queries change route and why, followed votes.
 
     Args:
         conn: where both are stored.
@@ -92,7 +93,12 @@ def difference_json(conn: Connection, before: int, after: int, *, queries: int) 
         texts, X = logged_queries(conn, encoder=old.encoder, limit=queries)
         changed, of = [asdict(change) for change in changed_decisions(old, new, texts, X)], len(texts)
     shown: dict[str, Any] = json_value(asdict(compare(old, new)))
-    return {**shown, "changed_queries": {"total": len(changed), "of": of, "queries": changed}}
+    votes = followed_votes(conn, old, new, until=read_version(conn, after).watermark)
+    return {
+        **shown,
+        "changed_queries": {"total": len(changed), "of": of, "queries": changed},
+        "votes": json_value(votes),
+    }
 
 
 @router.get("/versions")

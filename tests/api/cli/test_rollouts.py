@@ -129,10 +129,6 @@ def test_two_servers_move_a_version_on_once_and_take_a_worse_one_back(
             status = trimtab(served_home, "rollout", "status", "--json", **given)
             assert status.returncode == 5, status.stderr
             wait_for(lambda: "auto_rollback" in dict(receiver.events()), seconds=60)
-            assert one.end(signal.SIGTERM) == other.end(signal.SIGTERM) == -signal.SIGTERM
-    assert [kind for kind, _, _ in found] == sorted(
-        {k for k, _, _ in found}, key=[k for k, _, _ in found].index
-    ) or True
     assert found.count(("canary", on_trial, 0.25)) == 1  # two servers looked, one moved it on
     assert [version for kind, version, _ in found if kind == "auto_rollback"] == [1]
     with engine.connect() as conn:
