@@ -1,11 +1,15 @@
 import hashlib
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from router.bert_graph import build_bert_graph
 from router.encoder import Encoder, load_encoder
-from router.encoder_store import EncoderUnavailable, check_embeddings
+from router.encoder_store import PACKAGE, REFERENCE_TEXTS, EncoderUnavailable, check_embeddings
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +58,40 @@ def test_an_unknown_encoder_is_refused_in_one_sentence(tmp_path: Path) -> None:
 def test_an_export_that_differs_is_refused() -> None:
     with pytest.raises(EncoderUnavailable, match="differs from sentence-transformers"):
         check_embeddings(np.zeros((2, 4), np.float32), np.full((2, 4), 2e-4, np.float32), name="x")
+
+
+def test_a_graph_that_computes_otherwise_is_refused_when_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_one_weight_off(weights, shape, **rest):
+        name = "encoder.layer.3.output.dense.weight"
+        return build_bert_graph({**weights, name: weights[name] * 1.01}, shape, **rest)
+
+    monkeypatch.setattr("router.encoder_store.build_bert_graph", with_one_weight_off)
+    with pytest.raises(EncoderUnavailable, match="differs from sentence-transformers by"):
+        load_encoder(home=tmp_path)
+    assert not list(tmp_path.glob("encoders/*/manifest.json"))
+
+
+@pytest.mark.slow
+def test_a_sentence_transformers_folder_is_exported_and_checked_against_the_original(
+    tmp_path: Path, encoder: Encoder
+) -> None:
+    """The package's own folder through sentence-transformers gives what is built from its weights without torch."""
+    folder = Path(str(find_spec(PACKAGE).origin)).parent / "model"
+    exported = load_encoder(str(folder), home=tmp_path)
+    np.testing.assert_allclose(exported.embed(REFERENCE_TEXTS), encoder.embed(REFERENCE_TEXTS), atol=1e-4)
+    (one,), (other,) = (some.encode([REFERENCE_TEXTS[2]], hidden=True) for some in (exported, encoder))
+    np.testing.assert_allclose(one.hidden, other.hidden, atol=1e-3)
+
+    code = """
+import sys
+from pathlib import Path
+from router import encoder_export
+right = encoder_export.run_onnx
+encoder_export.run_onnx = lambda *given, **rest: right(*given, **rest) + 2e-4
+encoder_export.export(sys.argv[1], Path(sys.argv[2]))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "differs from sentence-transformers by 2.0e-04" in done.stderr
