@@ -42,7 +42,7 @@ def boundaries(arrays: Mapping[str, Array], encoding: "Encoding", query: str) ->
     """
     if not arrays or encoding.hidden is None or encoding.offsets is None or len(encoding.offsets) < 2:
         return ()
-    if encoding.offsets[-1, 1] < len(query.rstrip()):
+    if not is_read_whole(encoding, query):
         return ()
     starts, tokens = word_starts(query, encoding.offsets)
     if len(starts) < 2:
@@ -53,6 +53,12 @@ def boundaries(arrays: Mapping[str, Array], encoding: "Encoding", query: str) ->
     return tuple(
         Boundary(start=int(starts[i]), probability=float(probability[i]), end=ends[i]) for i in range(1, len(starts))
     )
+
+
+def is_read_whole(encoding: "Encoding", query: str) -> bool:
+    """Whether the encoder read the query to its end."""
+    offsets = encoding.offsets
+    return offsets is not None and (len(offsets) == 0 or int(offsets[-1, 1]) >= len(query.rstrip()))
 
 
 def cut(query: str, boundaries: Sequence[Boundary], *, threshold: float) -> tuple[tuple[int, int], ...]:

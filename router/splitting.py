@@ -20,6 +20,8 @@ Encode = Callable[[Sequence[str]], Sequence["Encoding"]]
 
 MOST_SEGMENTS = 6
 _CONTENT_WORDS = 2
+_KNOWN = 0.75
+_SURE = 0.9
 _WORD = re2.compile(r"[\pL\pN]+(?:['\x{2019}][\pL\pN]+)*")
 _FUNCTION_WORDS = frozenset(
     re2.findall(
@@ -31,36 +33,52 @@ _FUNCTION_WORDS = frozenset(
     )
 )
 
+# "who are you" and "do you have an age" are whole requests, "how about tomorrow" is none.
+_REQUEST = re2.compile(
+    r"(?i)^(?:who|what|which|where|when|why|how|do|does|did|is|are|was|were|can|could|will|would|should|may|have|has)"
+    r"(?:'[a-z]+)? [^.?!]*\b(?:you|your|i|my|me|we|our)\b"
+)
+_NO_REQUEST = re2.compile(r"(?i)\babout\b")
+
 
 def consider_split(
     router: Router, query: str, encoding: "Encoding", whole: Units, *, encode: Encode, explore: bool
 ) -> tuple[Units, SplitEvidence]:
     """The segments if splitting raises the expected utility, else the whole query; and why."""
-    found: tuple[Boundary, ...] = ()
-    if router.version.splitter and encoding.hidden is not None:
-        from router.splitter import boundaries
-
-        found = boundaries(router.version.splitter, encoding, query)
-    spans, problem = _propose(router, query, found)
-    if problem:
-        return whole, unsplit(problem, boundaries=found, whole=utility(whole))
-    X = unit_rows(np.stack([one.embedding for one in encode([query[start:end] for start, end in spans])]))[0]
-    parts = route_units(router, query, spans, X, explore=explore)
-    if "abstained" in parts.causes:
+    found, problem = _boundaries(router, query, encoding)
+    spans: Spans = ()
+    if not problem:
+        spans, problem = _propose(router, query, found)
+    parts = None if problem else _standing(router, query, spans, encode=encode, explore=explore)
+    if parts is None:
+        problem = problem or "The parts cannot stand alone: too few words of their own."
+    elif "abstained" in parts.causes and certainty(found, parts.spans) < _SURE:
         problem = "A part is unlike everything that the routes know."
     else:
         parts = _merge(router, query, parts, explore=explore)
         if len(parts.spans) < 2:
             problem = f"All {len(spans)} parts go to {router.routes[parts.choices.route[0]]}."
-    if problem:
+    if parts is None or problem:
         return whole, unsplit(problem, boundaries=found, whole=utility(whole))
     return _weigh(router, whole, parts, found)
 
 
+def _boundaries(router: Router, query: str, encoding: "Encoding") -> tuple[tuple[Boundary, ...], str]:
+    """Where the query might be split, or why nowhere."""
+    if not router.version.splitter:
+        return (), "This version has no splitter."
+    if encoding.hidden is None or encoding.offsets is None:
+        return (), "The query was encoded without what the splitter reads."
+    from router.splitter import boundaries, is_read_whole
+
+    if not is_read_whole(encoding, query):
+        return (), "The query is longer than the encoder reads, and is left whole."
+    found = boundaries(router.version.splitter, encoding, query)
+    return found, "" if found else "There is nothing to split: it is a single word."
+
+
 def _propose(router: Router, query: str, found: tuple[Boundary, ...]) -> tuple[Spans, str]:
     """The spans that are worth embedding, or why there are none."""
-    if not found:
-        return (), "There is nothing to split, or this version has no splitter."
     from router.splitter import cut
 
     threshold = router.parameters.split_threshold
@@ -68,12 +86,25 @@ def _propose(router: Router, query: str, found: tuple[Boundary, ...]) -> tuple[S
     if len(spans) < 2:
         highest = max(boundary.probability for boundary in found)
         return (), f"No boundary reached {threshold:.2f}; the highest was {highest:.2f}."
-    strong = join_weak(query, spans)
-    if len(strong) < 2:
-        return (), "The parts cannot stand alone: too few words of their own."
-    if len(strong) > MOST_SEGMENTS:
-        return (), f"{len(strong)} parts were proposed; more than {MOST_SEGMENTS} are not split."
-    return strong, ""
+    if len(spans) > MOST_SEGMENTS:
+        return (), f"{len(spans)} parts were proposed; more than {MOST_SEGMENTS} are not split."
+    return spans, ""
+
+
+def _standing(router: Router, query: str, spans: Spans, *, encode: Encode, explore: bool) -> Units | None:
+    """The parts, each with what cannot stand alone joined to it, scored; None if only one is left."""
+    parts = _routed(router, query, spans, encode=encode, explore=explore)
+    # A short part that the routes know nearly word by word needs no more words: "who are you".
+    known = parts.choices.ruled | (parts.choices.scores.best_similarity >= _KNOWN)
+    joined = join_weak(query, spans, known=known.tolist())
+    if len(joined) < 2:
+        return None
+    return parts if joined == spans else _routed(router, query, joined, encode=encode, explore=explore)
+
+
+def _routed(router: Router, query: str, spans: Spans, *, encode: Encode, explore: bool) -> Units:
+    X = unit_rows(np.stack([one.embedding for one in encode([query[start:end] for start, end in spans])]))[0]
+    return route_units(router, query, spans, X, explore=explore)
 
 
 def content_words(text: str) -> int:
@@ -81,19 +112,29 @@ def content_words(text: str) -> int:
     return sum(word.lower().replace("\u2019", "'") not in _FUNCTION_WORDS for word in _WORD.findall(text))
 
 
-def join_weak(query: str, spans: Spans) -> Spans:
-    """Join every span that cannot stand alone (under two content words) to the one before it, the first to the next."""
+def _is_weak(text: str) -> bool:
+    if content_words(text) >= _CONTENT_WORDS:
+        return False
+    return _REQUEST.search(text) is None or _NO_REQUEST.search(text) is not None
+
+
+def join_weak(query: str, spans: Spans, *, known: Sequence[bool] = ()) -> Spans:
+    """Join every span that cannot stand alone to the one before it, the first to the next.
+
+    What has under two content words and is no request with a person in it cannot, unless it is ``known`` (one for each
+    span; none: no span is).
+    """
     joined: list[tuple[int, int]] = []
-    for start, end in spans:
-        if joined and (_is_weak(query, joined[-1]) or _is_weak(query, (start, end))):
+    weak_before = False
+    for i, (start, end) in enumerate(spans):
+        weak = _is_weak(query[start:end]) and not (known and known[i])
+        if joined and (weak or weak_before):
             joined[-1] = (joined[-1][0], end)
+            weak_before = weak_before and _is_weak(query[joined[-1][0] : end])
         else:
             joined.append((start, end))
+            weak_before = weak
     return tuple(joined)
-
-
-def _is_weak(query: str, span: tuple[int, int]) -> bool:
-    return content_words(query[span[0] : span[1]]) < _CONTENT_WORDS
 
 
 def _merge(router: Router, query: str, parts: Units, *, explore: bool) -> Units:

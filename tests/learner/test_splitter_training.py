@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from uuid import UUID
@@ -8,12 +10,14 @@ import pytest
 from learner.concatenate import CONNECTORS, SplitExample, concatenations, join
 from learner.first_version import build_first_version
 from learner.splitter_training import score_splitter, train_splitter
+from router.artifact import pack
 from router.decide import Router, decide
 from router.decision import Decision
 from router.encoder import Encoder, load_encoder
 from router.fleet import Fleet, Route
 from router.splitter import boundaries, cut
 from router.version import RouterVersion
+from router.version_cache import write_cache
 
 UTTERANCES = {
     "billing": (
@@ -106,20 +110,102 @@ def test_a_fleets_first_version_splits_questions_of_two_routes(version, encoder,
     assert all(query[segment.start : segment.end] == segment.text for segment in decision.segments)
 
 
+LIST = "eggs, milk, bread, butter and two onions"
+CODE = "def f(x):\n    return [y for y in x if y and not y < 0]"
+MEETING = "we talked about the budget and the new office and then somebody asked about the parking "
+
+
 @pytest.mark.parametrize(
     "query",
     [
         "what is the difference between a debit and a credit card",
         "word " * 2000,
+        MEETING * 118,  # 2,000 words
         "play",
+        "Hi!",
+        "?",
         "🎉 🎉 🎉",
+        "👩‍👩‍👧 ❤️ and 🏳️‍🌈",
         "我的包裹什么时候到我被收了两次钱",
-        "def f(x):\n    return [y for y in x if y and not y < 0]",
-        "eggs, milk, bread, butter and two onions",
+        "这个多少钱\uff1f什么时候到\uff1f",
+        "日本語で 質問 しても いい ですか",
+        "متى تصل الشحنة الخاصة بي",
+        "\u200b\u200b \u00ad \t\r\n",
+        "a\ud800b c",
+        CODE,
+        f"```python\n{CODE}\n```",
+        "SELECT a, b FROM t WHERE a = 1 AND b = 2; -- and then some",
+        '{"name": "and", "then": ["also", "plus"]}',
+        "https://example.com/a?b=c&d=e and https://example.com/f",
+        LIST,
+        f"1. {LIST.replace(', ', '; ')}",
+        "- milk\n- eggs\n- bread",
+        "1. milk\n2. eggs\n3. bread",
+        "2 + 2, 3 + 3, 4 + 4",
+        "AND " * 40,
+        ", " * 40,
+        "",
+        "   ",
     ],
 )
 def test_one_need_is_never_split_whatever_it_looks_like(version, encoder, query):
-    assert len(decided(version, encoder, query).segments) == 1
+    decision = decided(version, encoder, query)
+    assert len(decision.segments) == 1
+    assert (decision.segments[0].start, decision.segments[0].end) == (0, len(query))
+    assert decision.split.reason.endswith(".")
+
+
+def test_a_query_that_the_encoder_cannot_read_to_its_end_says_so(version, encoder):
+    decision = decided(version, encoder, "where is my order and why was i charged twice " * 200)
+    assert len(decision.segments) == 1
+    assert "longer than the encoder reads" in decision.split.reason
+
+
+@pytest.mark.parametrize("tail", ["and for tomorrow?", ", and for two?", "and the other one", "also in rome"])
+def test_what_cannot_stand_alone_goes_with_the_whole_query(version, encoder, tail):
+    assert len(decided(version, encoder, f"will it rain tomorrow {tail}").segments) == 1
+
+
+def test_the_decision_says_why_it_was_split_or_not(version, encoder):
+    split = decided(version, encoder, "why was i charged twice and when does my parcel arrive").split
+    assert split.utility_split > split.utility_whole
+    assert max(b.probability for b in split.boundaries) > 0.5
+    assert "Splitting pays" in split.reason
+    whole = decided(version, encoder, "why was i charged twice").split
+    assert whole.boundaries
+    assert "No boundary reached" in whole.reason
+
+
+def test_a_split_that_costs_more_than_it_gains_is_not_made(version, encoder):
+    dear = replace(version, parameters=replace(version.parameters, split_cost=0.9))
+    decision = decided(dear, encoder, "why was i charged twice and when does my parcel arrive")
+    assert len(decision.segments) == 1
+    assert decision.split.utility_split < decision.split.utility_whole
+    assert "Splitting gains nothing" in decision.split.reason
+
+
+def test_a_served_decision_leaves_torch_alone(version, tmp_path):
+    """A process that loads a version from its cache, splits a question and decides has imported nothing heavy."""
+    write_cache(tmp_path / "version", pack(version), number=1)
+    code = """
+import sys
+from pathlib import Path
+from uuid import UUID
+import numpy as np
+from router.artifact import pack
+from router.decide import Router, decide
+from router.encoder import load_encoder
+from router.version_cache import read_cache
+home = Path(sys.argv[1])
+router, encoder = Router(read_cache(home / "version")), load_encoder(home=home)
+query = "why was i charged twice and when does my parcel arrive"
+encoding = encoder.encode([query], hidden=True)[0]
+rng = np.random.default_rng(0)
+decision = decide(router, query, encoding, encode=encoder.encode, inference_id=UUID(int=1), rng=rng, explore=False)
+print(len(decision.segments), sorted({"torch", "pandas", "sklearn", "transformers"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "2 []"
 
 
 def test_the_same_input_gives_the_same_bytes_and_another_seed_others(encoder):
