@@ -3,7 +3,7 @@
 import pkgutil
 from pathlib import Path
 
-RUNNABLE = ("decide", "feedback_loop", "intake", "rollback", "splitter")
+RUNNABLE = ("decide", "feedback_loop", "intake", "rollback", "splitter", "splitter_nights")
 
 
 def main() -> None:

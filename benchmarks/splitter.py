@@ -19,7 +19,7 @@ import numpy.typing as npt
 from benchmarks.report import BenchmarkReport, Row
 from benchmarks.splitter_baselines import Spans, by_rules, by_sentences, never
 from benchmarks.splitter_data import HELD_OUT, Query, as_examples, held_out_connectors, pools, read_queries, rejoined
-from benchmarks.splitter_routing import routed_version, routing_metrics
+from benchmarks.splitter_routing import added_milliseconds, routed_version, routing_metrics
 from learner.concatenate import SplitExample, concatenations
 from learner.splitter_training import train_splitter
 from router.encoder import Encoder, Encoding, load_encoder
@@ -27,7 +27,7 @@ from router.splitter import Array, boundaries, cut
 
 _SHOWN = (
     *("boundary_precision", "boundary_recall", "boundary_f1", "exact", "count_accuracy", "over_split"),
-    *("calls_per_query", "ms_p50", "ms_p95", "routes_exact", "unneeded_splits", "missed_splits"),
+    *("calls_per_query", "ms_p50", "ms_p95", "routes_exact", "unneeded_splits", "missed_splits", "added_ms_p95"),
 )
 _REPLAYED = 1500
 THRESHOLD = 0.5
@@ -52,6 +52,21 @@ class KeptEncodings:
                 self._kept[text] = replace(one, hidden=None), states.astype(np.float16)
         found = [self._kept[text] for text in texts]
         return [replace(one, hidden=states[:, self.seen].astype(np.float32)) for one, states in found]
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the encoder."""
+        return self._encoder.fingerprint
+
+    @property
+    def dimension(self) -> int:
+        """Of the embeddings."""
+        return self._encoder.dimension
+
+    def embed(self, texts: Sequence[str]) -> Array:
+        """Embeddings (n, D)."""
+        kept = [one.embedding for one in self.encode(texts)]
+        return np.stack(kept) if kept else np.zeros((0, self.dimension), np.float32)
 
     def last_layer(self) -> "KeptEncodings":
         """The same encodings, of which only the last layer's hidden states are shown."""
@@ -168,6 +183,7 @@ def run(args: argparse.Namespace, encoder: Encoder) -> list[Row]:
                 metrics = measure(contender, queries)
                 if routed and version and contender.name == "trimtab":
                     metrics |= routing_metrics(version, contender.arrays, queries, encoder=encoder)
+                    metrics |= added_milliseconds(version, contender.arrays, queries, encoder=encoder)
                 rows.append(Row(name=contender.name, repeat=name, metrics=metrics))
     return rows
 

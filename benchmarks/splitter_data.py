@@ -31,14 +31,14 @@ class Query:
         return [self.text[start:end] for start, end in self.spans]
 
 
-def read_queries(path: Path, *, split: str, limit: int | None = None) -> list[Query]:
+def read_queries(path: Path, *, split: str, limit: int | None = None, label: str = "domain") -> list[Query]:
     """Read one split of a file. Rows out of scope, and test rows that its train part holds too, are left out."""
     data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     rows = [json.loads(line) for line in data.decode().split("\n") if line.strip()]
     parts = {row.get("split") for row in rows}
     wanted = {split} | ({"dev"} if split == "val" else set())
     chosen = [row for row in rows if (row.get("split") in wanted or parts == {None}) and not row.get("oos")]
-    return [_query(row) for row in chosen if split == "train" or not row.get("seen_in_train")][:limit]
+    return [_query(row, label) for row in chosen if split == "train" or not row.get("seen_in_train")][:limit]
 
 
 def as_examples(queries: Sequence[Query]) -> list[SplitExample]:
@@ -69,7 +69,7 @@ def rejoined(queries: Sequence[Query], *, connectors: Sequence[str] | None, seed
     for query in queries:
         if len(query.spans) < 2:
             continue
-        between = [_with_blanks(connectors, rng) if connectors else " " for _ in query.spans[1:]]
+        between = [with_blanks(connectors, rng) if connectors else " " for _ in query.spans[1:]]
         example = join(query.parts, between)
         spans = tuple(zip((0, *example.starts), (*(example.ends or ()), len(example.text)), strict=True))
         made.append(Query(example.text, spans, query.intents, query.domains, joined=True))
@@ -81,16 +81,17 @@ def held_out_connectors() -> list[str]:
     return [connector for family in HELD_OUT for connector in CONNECTORS[family]]
 
 
-def _with_blanks(connectors: Sequence[str], rng: np.random.Generator) -> str:
+def with_blanks(connectors: Sequence[str], rng: np.random.Generator) -> str:
+    """One of the connectors behind a mark or not, with the blanks around it."""
     lead = (" ", ", ", ". ")[int(rng.integers(3))]
     tail = (" ", ", ")[int(rng.integers(2))]
     return lead + connectors[int(rng.integers(len(connectors)))] + tail
 
 
-def _query(row: dict[str, Any]) -> Query:
+def _query(row: dict[str, Any], label: str) -> Query:
     text = row["text"]
     segments = row.get("segments") or [
-        {"start": 0, "end": len(text), "intent": row.get("intent", ""), "domain": row.get("domain", "")}
+        {"start": 0, "end": len(text), "intent": row.get("intent", ""), "domain": row.get(label, "")}
     ]
     return Query(
         text=text,

@@ -1,34 +1,59 @@
 """Whether the right set of routes is called: the splitter inside real decisions of a router that has learned."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
+from sklearn.cluster import KMeans
 
 from benchmarks.splitter_data import Query
-from learner.first_version import build_first_version
+from learner.first_version import FleetEncoder, build_first_version
+from learner.settings import LearnerSettings
 from router.decide import Router, decide
-from router.encoder import Encoder
+from router.decision import Decision
+from router.encoder import Encoder, Encoding
 from router.fleet import Fleet, Route
-from router.version import Array, RouterVersion
+from router.version import Array, Centroids, RouterVersion
 
-_BETA = 40.0
+T = TypeVar("T")
+_EXAMPLES_A_CENTROID = 20
+_TIMED = 300
 
 
-def routed_version(train: Sequence[Query], *, encoder: Encoder, seed: int) -> RouterVersion:
-    """A version whose routes are the domains and whose centroids are all segments of the training queries."""
+def routed_version(train: Sequence[Query], *, encoder: FleetEncoder, seed: int) -> RouterVersion:
+    """A version that has learned the training queries: domains are its routes, clusters of segments its centroids."""
     utterances: dict[str, set[str]] = {}
     for query in train:
         for domain, part in zip(query.domains, query.parts, strict=True):
             utterances.setdefault(domain, set()).add(part)
     routes = tuple(Route(name=name, utterances=tuple(sorted(utterances[name]))) for name in sorted(utterances))
-    version = build_first_version(Fleet(fallback=routes[0].name, routes=routes), encoder=encoder, seed=seed)
-    return replace(version, parameters=replace(version.parameters, beta=_BETA))
+    fleet = Fleet(fallback=routes[0].name, routes=routes)
+    settings = LearnerSettings(splitter_examples=0)
+    version = build_first_version(fleet, encoder=encoder, seed=seed, settings=settings)
+    owner = version.centroids.owners.argmax(axis=1)
+    return replace(version, centroids=_clustered(version.centroids.vectors, owner, routes=len(routes), seed=seed))
+
+
+def _clustered(X: Array, owner: npt.NDArray[np.int64], *, routes: int, seed: int) -> Centroids:
+    """One centroid for every twenty examples (n, D) of a route, owned by that route alone."""
+    vectors, owners = [], []
+    for route in range(routes):
+        own = X[owner == route]
+        clusters = KMeans(-(-len(own) // _EXAMPLES_A_CENTROID), n_init=1, max_iter=15, random_state=seed).fit(own)
+        centers = clusters.cluster_centers_.astype(np.float32)
+        vectors.append(centers / np.linalg.norm(centers, axis=1, keepdims=True))
+        owners.append(np.tile(np.eye(routes, dtype=np.float32)[route], (len(centers), 1)))
+    found = np.concatenate(vectors)
+    return Centroids(vectors=found, owners=np.concatenate(owners), mass=np.ones(len(found), np.float32))
 
 
 def routing_metrics(
-    version: RouterVersion, arrays: Mapping[str, Array], queries: Sequence[Query], *, encoder: Encoder
+    version: RouterVersion, arrays: Mapping[str, Array], queries: Sequence[Query], *, encoder: FleetEncoder
 ) -> dict[str, float]:
     """Decide every query.
 
@@ -41,16 +66,8 @@ def routing_metrics(
     right = unneeded = missed = one = calls = 0
     for query in queries:
         (encoding,) = encoder.encode([query.text], hidden=True)
-        decision = decide(
-            router,
-            query.text,
-            encoding,
-            encode=encoder.encode,
-            inference_id=UUID(int=0),
-            rng=np.random.default_rng(0),
-            explore=False,
-        )
-        called, needed = [segment.route for segment in decision.segments], set(query.domains)
+        called = [segment.route for segment in _decision(router, query.text, encoding, encoder=encoder).segments]
+        needed = set(query.domains)
         right, calls = right + (set(called) == needed), calls + len(called)
         one, unneeded = one + (len(needed) == 1), unneeded + (len(needed) == 1 and len(called) > 1)
         missed += len(needed) > 1 and len(called) == 1
@@ -60,3 +77,45 @@ def routing_metrics(
         "missed_splits": missed / (len(queries) - one) if one < len(queries) else 0.0,
         "decided_calls": calls / len(queries),
     }
+
+
+def added_milliseconds(
+    version: RouterVersion, arrays: Mapping[str, Array], queries: Sequence[Query], *, encoder: Encoder
+) -> dict[str, float]:
+    """What splitting adds to a decision that is not split, in milliseconds of this thread's processor time.
+
+    Hidden states beside the embedding, the tagger, and whatever is weighed after it; processor time, since what else
+    the machine does is no matter of the splitter's.
+    """
+    with_it, without = Router(replace(version, splitter=arrays)), Router(replace(version, splitter={}))
+    added, states = [], []
+    for query in queries[:_TIMED]:
+        (encoding,), hidden_ms = _timed(partial(encoder.encode, [query.text], hidden=True))
+        _, plain_ms = _timed(partial(encoder.encode, [query.text]))
+        decision, ms = _timed(partial(_decision, with_it, query.text, encoding, encoder=encoder))
+        _, before_ms = _timed(partial(_decision, without, query.text, encoding, encoder=encoder))
+        states.append(hidden_ms - plain_ms)
+        if len(decision.segments) == 1:
+            added.append(ms - before_ms)
+    if not added:
+        return {}
+    extra = max(0.0, float(np.median(states)))
+    return {"added_ms_p50": extra + float(np.median(added)), "added_ms_p95": extra + float(np.percentile(added, 95))}
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    started = time.thread_time()
+    result = work()
+    return result, (time.thread_time() - started) * 1e3
+
+
+def _decision(router: Router, query: str, encoding: Encoding, *, encoder: FleetEncoder) -> Decision:
+    return decide(
+        router,
+        query,
+        encoding,
+        encode=encoder.encode,
+        inference_id=UUID(int=0),
+        rng=np.random.default_rng(0),
+        explore=False,
+    )

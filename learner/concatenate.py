@@ -42,6 +42,7 @@ _LOOSE_WORDS = re.findall(
 )
 _SHARE_ALONE, _SHARE_OF_THREE = 0.3, 0.3
 _SHARE_BARE, _SHARE_LOOSE, _SHARE_COMMON, _SHARE_DOUBLED = 0.25, 0.25, 0.25, 0.2
+_SHARE_HEARD = 0.3
 _COMMON_FAMILIES = 4
 _SHARE_ODD_NAME, _SHARE_FALSE_CONNECTOR = 0.15, 0.15
 
@@ -61,7 +62,13 @@ class SplitExample:
 
 
 def concatenations(
-    routed_queries: Mapping[str, Sequence[str]], *, count: int, seed: int, without: Collection[str] = ()
+    routed_queries: Mapping[str, Sequence[str]],
+    *,
+    count: int,
+    seed: int,
+    without: Collection[str] = (),
+    heard: Sequence[str] = (),
+    share_heard: float = _SHARE_HEARD,
 ) -> list[SplitExample]:
     """Join queries of different routes: one, two or three of them, with a connector between them or with none.
 
@@ -70,6 +77,8 @@ def concatenations(
         count: how many examples to make.
         seed: of every draw; the same input gives the same examples.
         without: families of CONNECTORS that are not used.
+        heard: connectors that the fleet's own users were heard to say.
+        share_heard: how often one of those is taken, if there are any.
 
     Returns:
         ``count`` examples, nearly a third of them single queries; none if there is no query at all.
@@ -88,6 +97,8 @@ def concatenations(
         families=tuple(connectors for family, connectors in CONNECTORS.items() if family not in without),
         loose=tuple(word for word in _LOOSE_WORDS if word not in unused),
         words=tuple(words) or ("it",),
+        heard=tuple(heard),
+        share_heard=share_heard if heard else 0.0,
     )
     rng = np.random.default_rng(seed)
     return [_example(rng, stock) for _ in range(count)]
@@ -106,12 +117,14 @@ def join(parts: Sequence[str], connectors: Sequence[str]) -> SplitExample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stock:
-    """What examples are made of: queries by route, connectors by family, loose words, the words of all queries."""
+    """What examples are made of: queries by route, connectors by family and heard, loose words, all queries' words."""
 
     pools: Sequence[Sequence[str]]
     families: Sequence[Sequence[str]]
     loose: Sequence[str]
     words: Sequence[str]
+    heard: Sequence[str]
+    share_heard: float
 
 
 def _example(rng: np.random.Generator, stock: _Stock) -> SplitExample:
@@ -135,7 +148,9 @@ def _roughened(rng: np.random.Generator, query: str, words: Sequence[str]) -> st
 
 
 def _connector(rng: np.random.Generator, stock: _Stock) -> str:
-    """One connector with its blanks: none, loose words, or one or two of the known ones behind a mark or not."""
+    """One connector with its blanks: none, one heard, loose words, or one or two known ones behind a mark or not."""
+    if stock.heard and rng.random() < stock.share_heard:
+        return _between_blanks(rng, _draw(rng, stock.heard))
     draw = rng.random()
     if draw < _SHARE_BARE:
         return " "
@@ -149,6 +164,10 @@ def _connector(rng: np.random.Generator, stock: _Stock) -> str:
             return words
         if rng.random() < _SHARE_DOUBLED:
             words += f" {_draw(rng, _draw(rng, stock.families)).strip()}"
+    return _between_blanks(rng, words)
+
+
+def _between_blanks(rng: np.random.Generator, words: str) -> str:
     lead = _draw(rng, (" ", " ", " ", ", ", ", ", " , ", ". ", "? ", "; "))
     return lead + words + _draw(rng, (" ", " ", " ", ", "))
 

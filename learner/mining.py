@@ -199,7 +199,7 @@ def _missed_splits(night: _Night, *, minutes: float) -> list[MinedFailure]:
             if row.at not in down or not isinstance(row.text, str):
                 continue
             for then in rows[i + 1 :]:
-                start = _part_of(row.text, then.text)
+                start = part_of(row.text, then.text)
                 soon = (then.occurred_at - row.occurred_at).total_seconds() <= minutes * 60
                 if start is not None and soon and then.at in liked and then.route != row.route:
                     evidence = {
@@ -213,13 +213,18 @@ def _missed_splits(night: _Night, *, minutes: float) -> list[MinedFailure]:
     return found
 
 
-def _part_of(whole: str, part: object) -> int | None:
+def part_of(whole: str, part: object) -> int | None:
     """Where ``part`` starts in ``whole``, None if it is not a proper part of its words."""
     if not isinstance(part, str):
         return None
-    words = part.strip(" ?.!,").lower()
-    start = whole.lower().find(words)
+    words = lowered(part.strip(" ?.!,"))
+    start = lowered(whole).find(words)
     return start if start >= 0 and 0 < len(words) < 0.9 * len(whole.strip(" ?.!,")) else None
+
+
+def lowered(text: str) -> str:
+    """The text in lower case with every character in its place: few languages have letters that would become two."""
+    return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
 
 def _cut_off(night: _Night) -> list[MinedFailure]:

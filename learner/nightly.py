@@ -25,6 +25,7 @@ from learner.runs import Heartbeat
 from learner.seeds import Embedder, embed_seeds
 from learner.settings import LearnerSettings
 from learner.spikes import observe_costs
+from learner.splitter_alone import splitter_alone
 from learner.splitter_night import NightSplitter, retrain_splitter
 from learner.splitter_training import HiddenEncoder
 from learner.window import Window, embed_missing, read_window, watermark
@@ -168,6 +169,9 @@ def _night(work: _Work, *, actor: str, force: bool, until: datetime | None) -> N
         trial = replace(trial, gate=forgiving(trial.gate))
     elif not trial.proven:  # a change that is not proven to be better must be a small one
         trial = _try(work, window, incumbent, base, learned, folds, splitter, limits=settings)
+    waits = start is incumbent and trial.gate.verdict == "held"  # what was learned of splits need not wait with it
+    if waits and (alone := splitter_alone(incumbent, splitter, trial.learned, settings=settings)):
+        trial = replace(trial, candidate=alone.candidate, learned=alone.learned, gate=alone.gate)
 
     work.step("publish")
     return _conclude(work, window, incumbent, trial, failures, splitter, actor=actor)
@@ -303,7 +307,7 @@ def _conclude(
     """Publish or hold, and write everything down, in one transaction."""
     gate = trial.gate
     made = (window, incumbent, trial.candidate, trial.learned, failures, splitter, trial.evaluation, gate)
-    report = build_report(*made, settings=work.settings)
+    report = build_report(*made, encoder=work.encoder, settings=work.settings)
     with work.engine.begin() as conn:
         entry = decide_entry(
             conn,

@@ -14,7 +14,9 @@ from learner.learn import HeldCentroids
 from learner.mining import MinedFailure
 from learner.runs import failure_counts
 from learner.settings import LearnerSettings
+from learner.spending import calls_per_query
 from learner.splitter_night import NightSplitter
+from learner.splitter_training import HiddenEncoder
 from learner.window import Window
 from router.difference import changed_decisions, compare
 from router.version import RouterVersion
@@ -34,6 +36,7 @@ def build_report(
     evaluation: Evaluation,
     gate: GateDecision,
     *,
+    encoder: HiddenEncoder,
     settings: LearnerSettings,
 ) -> dict[str, Any]:
     """Return the whole night as plain JSON values; what is infinite or unknown is null."""
@@ -62,7 +65,8 @@ def build_report(
             "wrong_route_success": learned.estimates.wrong_route_success,
             "reask_when_wrong": learned.estimates.reask_when_wrong,
         },
-        "splitter": {"f1": splitter.f1, "f1_before": splitter.f1_before, "examples": splitter.examples},
+        "splitter": {f.name: getattr(splitter, f.name) for f in fields(splitter) if f.name != "arrays"},
+        "calls": calls_per_query(window, incumbent, candidate, encoder=encoder),
         "difference": asdict(compare(incumbent, candidate)),
         "changed": _changed(window, incumbent, candidate),
         "examples_of_failures": _failure_examples(failures),
@@ -77,6 +81,9 @@ def verdict_sentence(gate: GateDecision, evaluation: Evaluation) -> str:
     overall = evaluation.overall
     bound = f"at least {overall.low:+.1f}" if math.isfinite(overall.low) else "bound unknown"
     figure = f"n = {overall.n}, {overall.estimate:+.1f} points of accuracy, {bound}"
+    alone = next((c for c in gate.conditions if c.name == "splitter_better"), None)
+    if alone is not None:
+        return f"Published the new splitter alone: {alone.sentence}"
     if gate.verdict == "published":
         return f"Published: {figure}."
     return f"Held: {gate.missing[0]}"
@@ -164,6 +171,9 @@ def _counts_lines(report: Mapping[str, Any]) -> list[str]:
         f"{learned['churn']:.1%} of last week's queries change route.",
         "",
     ]
+    calls = report["calls"]
+    if calls:
+        lines[2] += f" SLM calls a query: {calls['before']:.2f} before, {calls['after']:.2f} after."
     if report["owners"]:
         lines += ["For the owners of the models (their answers, not the routing):", ""]
         lines += [f"- {sentence}" for sentence in report["owners"]] + [""]

@@ -22,7 +22,7 @@ LAYERS = 5
 EPOCHS = 6
 BATCH = 32
 LEARNING_RATE = 2e-3
-LEARNING_RATE_AGAIN = 4e-4  # gentler where there is something to forget
+LEARNING_RATE_AGAIN = 1e-3  # gentler where there is something to forget
 RARE_WEIGHT = 2.0
 DROPOUT = 0.25
 

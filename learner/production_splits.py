@@ -1,0 +1,215 @@
+"""What telemetry teaches about splits: missed and unneeded ones, and what users say between two requests."""
+
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from learner.concatenate import SplitExample
+from learner.mining import MinedFailure, lowered, part_of
+from learner.window import Window
+from router.fleet import Fleet
+
+_MINED_WEIGHT = 2.0
+_LONGEST_CONNECTOR = 8
+# A connector is longer for as long as the next word is said by at least half of those who said the words so far.
+_STAYING = 0.5
+# Words that so large a share of ordinary questions hold, compared with the missed splits, are no connector.
+_ORDINARY = 0.05
+_HELD_OUT = 4
+_MARKS = " \t\r\n.,;:?!-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinedSplit:
+    """A query that was split wrongly, by whom (a session or person), and how it should have been.
+
+    ``part`` are the characters of the part that was asked again by itself; None where the query asks for one thing.
+    """
+
+    example: SplitExample
+    by: str
+    part: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProductionSplits:
+    """What a window teaches: queries to train on, others to judge by, and the connectors that were heard.
+
+    ``people`` is how many different ones stand behind the queries.
+    """
+
+    train: tuple[SplitExample, ...]
+    held: tuple[SplitExample, ...]
+    connectors: tuple[str, ...]
+    people: int
+
+
+def production_splits(
+    window: Window,
+    failures: Sequence[MinedFailure],
+    fleet: Fleet,
+    *,
+    fewest_people: int,
+    most_each: int,
+) -> ProductionSplits:
+    """Read missed and unneeded splits from the mined failures.
+
+    Args:
+        window: what was logged.
+        failures: mined from it.
+        fleet: whose examples are single questions: what stands in them often is no connector.
+        fewest_people: nobody else's words are taken for a connector before so many different people said them.
+        most_each: so many splits of one person count.
+    """
+    mined = _capped(_mined(window, failures), most_each)
+    ordinary = [utterance for route in fleet.routes for utterance in route.utterances]
+    connectors = _heard(mined, ordinary, fewest=fewest_people)
+    examples = [(one.by, _placed(one, connectors)) for one in mined]
+    known = [(by, example) for by, example in examples if example is not None]
+    return ProductionSplits(
+        train=tuple(example for by, example in known if not _held_out(by)),
+        held=tuple(example for by, example in known if _held_out(by)),
+        connectors=connectors,
+        people=len({by for by, _ in known}),
+    )
+
+
+def doubted_queries(window: Window, *, minutes: float) -> set[str]:
+    """Queries that may have asked several things: disliked as a whole, or a part of one was asked again soon after."""
+    units = window.units
+    down = window.votes.loc[(window.votes["value"] == "down") & window.votes["segment_index"].isna(), "inference_id"]
+    found = set(units.loc[units["inference_id"].isin(down), "text"].dropna())
+    asked = units[units["session_id"].notna() & units["text"].notna()]
+    for _, session in asked[asked["session_id"].duplicated(keep=False)].groupby("session_id", sort=False):
+        texts, times = session["text"].tolist(), session["occurred_at"].tolist()
+        for i, text in enumerate(texts):
+            later = zip(texts[i + 1 :], times[i + 1 :], strict=True)
+            soon = (then for then, at in later if (at - times[i]).total_seconds() <= minutes * 60)
+            if any(part_of(text, then) is not None for then in soon):
+                found.add(text)
+    return found
+
+
+def _mined(window: Window, failures: Sequence[MinedFailure]) -> list[MinedSplit]:
+    first = {str(row.inference_id): row for row in reversed(list(window.units.itertuples()))}
+    found = []
+    for failure in failures:
+        row = first.get(failure.inference_id)
+        if row is None or not isinstance(row.query, str):
+            continue
+        if failure.kind == "missed_split":
+            part = int(str(failure.evidence["part_start"])), int(str(failure.evidence["part_end"]))
+            example = SplitExample(text=row.query, starts=(part[0],) if part[0] else (), weight=_MINED_WEIGHT)
+            found.append(MinedSplit(example=example, by=_person(row), part=part))
+        elif failure.kind == "unneeded_split":
+            starts = _needed_starts(window, failure)
+            weight = _MINED_WEIGHT * failure.weight
+            found.append(
+                MinedSplit(example=SplitExample(text=row.query, starts=starts, weight=weight), by=_person(row))
+            )
+    return found
+
+
+def _person(row: Any) -> str:
+    return str(row.end_user or row.session_id or row.inference_id)
+
+
+def _needed_starts(window: Window, failure: MinedFailure) -> tuple[int, ...]:
+    """Where the segments start that nobody disliked; none where all belong to one route."""
+    if failure.evidence["all_belong_to"]:
+        return ()
+    units = window.units[window.units["inference_id"] == failure.inference_id]
+    disliked = {int(str(index)) for index in _listed(failure.evidence["disliked_segments"])}
+    starts = [
+        int(start)
+        for index, start in zip(units["segment_index"], units["start_offset"], strict=True)
+        if index and index not in disliked
+    ]
+    # The first segment was disliked: it belongs to the second, if there is one.
+    return tuple(starts[1:] if 0 in disliked else starts)
+
+
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _capped(mined: Iterable[MinedSplit], most_each: int) -> list[MinedSplit]:
+    """Each query once, and so many of one person."""
+    count: Counter[str] = Counter()
+    seen: set[str] = set()
+    kept = []
+    for one in mined:
+        if one.example.text not in seen and count[one.by] < most_each:
+            seen.add(one.example.text)
+            count[one.by] += 1
+            kept.append(one)
+    return kept
+
+
+def _heard(mined: Sequence[MinedSplit], ordinary: Sequence[str], *, fewest: int) -> tuple[str, ...]:
+    """The words that several people say beside a part that should have been a segment of its own."""
+    people: defaultdict[str, set[str]] = defaultdict(set)
+    for one in mined:
+        for phrase in _phrases(one):
+            people[phrase].add(one.by)
+    said = {phrase: len(by) for phrase, by in people.items() if len(by) >= fewest}
+    texts = [f" {lowered(text)} " for text in ordinary]
+    total = sum(one.part is not None for one in mined)
+    chosen = {_longest(_phrases(one), said) for one in mined} - {""}
+    return tuple(
+        sorted(
+            phrase
+            for phrase in chosen
+            if sum(f" {phrase} " in text for text in texts) / max(len(texts), 1) < _ORDINARY * said[phrase] / total
+        )
+    )
+
+
+def _phrases(one: MinedSplit) -> list[str]:
+    """One word beside the part, two, three ... in lower case without marks around them; not the whole other part."""
+    if one.part is None:
+        return []
+    start, end = one.part
+    words = lowered(one.example.text[:start] if start else one.example.text[end:]).strip(_MARKS).split()
+    count = min(_LONGEST_CONNECTOR, len(words) - 1)
+    runs = (words[-n:] if start else words[:n] for n in range(1, count + 1))
+    return [" ".join(run).strip(_MARKS) for run in runs]
+
+
+def _longest(phrases: Sequence[str], said: Mapping[str, int]) -> str:
+    """The longest of the growing phrases that stays with most of those who said the shorter one; "" for none."""
+    found = ""
+    for phrase in phrases:
+        if phrase not in said or (found and said[phrase] < _STAYING * said[found]):
+            break
+        found = phrase
+    return found
+
+
+def _placed(one: MinedSplit, connectors: Sequence[str]) -> SplitExample | None:
+    """The example with the connector beside its part left out of both segments; None if its boundary is not known."""
+    if one.part is None:
+        return one.example
+    (start, end), text = one.part, one.example.text
+    phrase = max((p for p in _phrases(one) if p in connectors), key=len, default="")
+    if start:
+        ends = (_before(text, start, phrase),) if phrase else None
+        return replace(one.example, ends=ends)
+    if not phrase:
+        return None
+    after = lowered(text).index(phrase, end) + len(phrase)
+    begin = after + len(text[after:]) - len(text[after:].lstrip(_MARKS))
+    return replace(one.example, starts=(begin,), ends=(end,))
+
+
+def _before(text: str, start: int, phrase: str) -> int:
+    """Where the segment ends that stands before the connector in front of ``start``."""
+    at = lowered(text).rindex(phrase, 0, start)
+    return len(text[:at].rstrip(_MARKS))
+
+
+def _held_out(by: str) -> bool:
+    """Whether this person's queries judge instead of training; every fourth does, the same ones each night."""
+    return zlib.crc32(by.encode()) % _HELD_OUT == 0

@@ -1,0 +1,166 @@
+"""What a night reads from missed and unneeded splits: how they should have been, and what users say in between."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from learner.mining import MinedFailure
+from learner.production_splits import production_splits
+from learner.window import Window
+from router.fleet import Fleet, Route
+
+FIRST = (
+    "refund my kettle",
+    "why was i charged twice",
+    "send me the invoice",
+    "pay in two parts",
+    "my card was refused",
+)
+SECOND = ("where is my parcel", "when does it arrive", "track my order", "nobody was home", "deliver it on saturday")
+FLEET = Fleet(
+    fallback="billing",
+    routes=(Route(name="billing", utterances=FIRST), Route(name="delivery", utterances=SECOND)),
+)
+
+
+class Log:
+    """Queries of users and what was mined from them."""
+
+    def __init__(self):
+        self.rows, self.failures = [], []
+
+    def missed(self, query, part, *, by):
+        start = query.index(part)
+        self._add(query, by, (0, len(query)))
+        self._fail("missed_split", {"part_start": start, "part_end": start + len(part)}, weight=0.8)
+
+    def unneeded(self, query, *spans, by, one=True, disliked=()):
+        self._add(query, by, *spans)
+        evidence = {"all_belong_to": "billing" if one else None, "disliked_segments": list(disliked)}
+        self._fail("unneeded_split", evidence, weight=0.8 if one else 0.5)
+
+    def _add(self, query, by, *spans):
+        for index, (start, end) in enumerate(spans):
+            row = {
+                "inference_id": str(len({r["inference_id"] for r in self.rows}) + (index == 0)),
+                "segment_index": index,
+                "query": query,
+                "start_offset": start,
+                "end_offset": end,
+                "end_user": by,
+                "session_id": None,
+            }
+            self.rows.append(row)
+
+    def _fail(self, kind, evidence, *, weight):
+        self.failures.append(
+            MinedFailure(
+                inference_id=self.rows[-1]["inference_id"],
+                segment_index=0,
+                kind=kind,
+                evidence=evidence,
+                suggested_route=None,
+                weight=weight,
+            )
+        )
+
+    def learned(self, **rest):
+        window = Window(
+            units=pd.DataFrame(self.rows),
+            embeddings=np.zeros((len(self.rows), 4), np.float32),
+            votes=pd.DataFrame(),
+            start=None,
+            watermark=datetime.now(UTC),
+        )
+        return production_splits(window, self.failures, FLEET, **{"fewest_people": 3, "most_each": 3} | rest)
+
+
+@pytest.fixture
+def log():
+    return Log()
+
+
+def parts(example):
+    edges = zip((0, *example.starts), (*example.ends, len(example.text)), strict=True)
+    return [example.text[start:end] for start, end in edges]
+
+
+def said(log, connector, *, users=5):
+    for i in range(users):
+        log.missed(f"{FIRST[i]}, {connector} {SECOND[i]}", SECOND[i], by=f"user {i}")
+
+
+def test_what_three_people_say_between_two_requests_is_a_connector(log):
+    said(log, "In the same breath", users=3)
+    learned = log.learned()
+    assert learned.connectors == ("in the same breath",)
+    assert learned.people == 3
+    assert len(learned.train) + len(learned.held) == 3
+    for example in (*learned.train, *learned.held):
+        assert parts(example)[0] in FIRST
+        assert parts(example)[1] in SECOND
+
+
+def test_what_two_people_say_is_not(log):
+    said(log, "in the same breath", users=2)
+    learned = log.learned()
+    assert learned.connectors == ()
+    assert all(example.ends is None for example in (*learned.train, *learned.held))
+
+
+def test_one_person_alone_teaches_no_connector_however_often_they_say_it(log):
+    for first, second in zip(FIRST, SECOND, strict=True):
+        log.missed(f"{first} hail caesar {second}", second, by="one user")
+    learned = log.learned()
+    assert learned.connectors == ()
+    assert len(learned.train) + len(learned.held) == 3
+
+
+def test_words_of_ordinary_questions_are_no_connector(log):
+    for i, second in enumerate(SECOND[:4]):
+        log.missed(f"send me the invoice {second}", second, by=f"user {i}")
+    assert log.learned().connectors == ()
+
+
+def test_a_first_part_that_was_asked_again_shows_where_it_ends(log):
+    for i in range(4):
+        log.missed(f"{FIRST[i]} und dann noch {SECOND[i]}", FIRST[i], by=f"user {i}")
+    learned = log.learned()
+    assert learned.connectors == ("und dann noch",)
+    assert sorted(map(parts, (*learned.train, *learned.held))) == sorted([FIRST[i], SECOND[i]] for i in range(4))
+
+
+def test_two_connectors_are_kept_apart(log):
+    said(log, "next ticket")
+    said(log, "et puis")
+    assert log.learned(most_each=9).connectors == ("et puis", "next ticket")
+
+
+def test_letters_that_grow_in_lower_case_move_no_offset(log):
+    query = "İİİ refund my kettle next ticket where is my parcel"
+    for i in range(3):
+        log.missed(query + " " * i, "where is my parcel", by=f"user {i}")
+    for example in (*log.learned().train, *log.learned().held):
+        assert example.text[example.starts[0] :].startswith("where")
+
+
+def test_a_split_whose_parts_belong_together_is_learned_as_one_question(log):
+    log.unneeded("pay my bill and the blue one", (0, 11), (16, 28), by="user 1")
+    (example,) = (*log.learned().train, *log.learned().held)
+    assert (example.starts, example.weight) == ((), 1.6)
+
+
+def test_only_the_disliked_segment_of_three_loses_its_boundary(log):
+    log.unneeded("one two three", (0, 3), (4, 7), (8, 13), by="user 1", one=False, disliked=[2])
+    (example,) = (*log.learned().train, *log.learned().held)
+    assert (example.starts, example.weight) == ((4,), 1.0)
+    log.unneeded("uno dos tres", (0, 3), (4, 7), (8, 12), by="user 2", one=False, disliked=[0])
+    assert (8,) in {e.starts for e in (*log.learned().train, *log.learned().held)}
+
+
+def test_queries_without_kept_text_teach_nothing(log):
+    log.missed("refund my kettle next ticket where is my parcel", "where is my parcel", by="user 1")
+    log.rows[0]["query"] = None
+    assert log.learned().people == 0

@@ -1,0 +1,72 @@
+"""What users show about splits changes the splitter the next night, whatever becomes of the centroids."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from learner.first_version import build_first_version
+from learner.nightly import run_night
+from router.registry import load, publish
+from telemetry.feedback import store_feedback
+from telemetry.inferences import store_inferences
+from tests.learner.world import QUICK, fleet, inference, questions, thumb
+
+SETTINGS = replace(QUICK, splitter_examples=150, least_evidence=1e9)  # no centroid is moved on so little evidence
+
+
+@pytest.fixture
+def serving(engine, encoder):
+    version = build_first_version(fleet(), encoder=encoder, seed=0)
+    with engine.begin() as conn:
+        number = publish(conn, version, actor="a test", reason="the first", parent=None).number
+        return load(conn, number)
+
+
+def ask_in_one(engine, encoder, *, connector, users, liked="up"):
+    """Each user joins two requests, dislikes the one answer, and asks the second request again."""
+    billing = [q for q, route in questions(0) if route == "billing"]
+    repairs = [q for q, route in questions(0) if route == "repairs"]
+    items, votes = [], []
+    for i in range(users):
+        one, other = billing[5 * i % len(billing)], repairs[7 * i % len(repairs)]
+        at = datetime.now(UTC) - timedelta(hours=2, minutes=-i)
+        for step, (text, route, vote) in enumerate(
+            ((f"{one} {connector} {other}", "billing", "down"), (other, "repairs", liked))
+        ):
+            x = encoder.embed([text])[0]
+            when = at + timedelta(seconds=20 * step)
+            items.append(inference(text, route, x, encoder, at=when, session=f"session {i}"))
+            votes.append(thumb(items[-1].inference_id, vote, by=f"user {i}"))
+    with engine.begin() as conn:
+        store_inferences(conn, items)
+        store_feedback(conn, votes)
+
+
+def night(engine, encoder):
+    return run_night(engine, encoder=encoder, settings=SETTINGS, actor="a test")
+
+
+def test_a_connector_that_users_were_heard_to_say_is_learned_the_next_night(engine, encoder, serving):
+    ask_in_one(engine, encoder, connector="while the kettle boils", users=16)
+    result = night(engine, encoder)
+    told = result.report["splitter"]
+    assert result.verdict == "published", result.report["missing"]
+    assert result.report["sentence"].startswith("Published the new splitter alone")
+    assert told["connectors"] == ["while the kettle boils"]
+    assert (told["mined"], told["people"]) == (16, 16)
+    assert told["production_f1"] > told["production_f1_before"]
+    assert told["f1"] >= told["f1_before"]
+    with engine.connect() as conn:
+        learned = load(conn, result.version)
+    np.testing.assert_array_equal(learned.centroids.vectors, serving.centroids.vectors)
+    assert learned.splitter["head.bias"].tobytes() != serving.splitter["head.bias"].tobytes()
+    assert all(1 <= result.report["calls"][when] <= 3 for when in ("before", "after"))
+
+
+def test_a_part_whose_answer_nobody_liked_is_no_missed_split(engine, encoder, serving):
+    ask_in_one(engine, encoder, connector="while the kettle boils", users=6, liked="down")
+    result = night(engine, encoder)
+    assert result.report["splitter"]["mined"] == 0
+    assert (result.verdict, result.version) == ("held", serving.number)
