@@ -130,7 +130,7 @@ def _repeats(server: RealServer, _encoder: Encoder, options: argparse.Namespace)
         yield (
             f"route, repeats, {rate:g}/s",
             {
-                "rate": done / seen["seconds"],
+                "rate": seen["good_in_time"] / seen["seconds"],
                 **{f"{share}_ms": seen["good"][share] for share in ("p50", "p95", "p99")},
                 "cpu_us": (server.cpu_seconds() - before) / max(1, done) * 1e6,
                 "failed": seen["sent"] - done,

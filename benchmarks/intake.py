@@ -82,7 +82,7 @@ def measure(server: RealServer, kind: str, *, folder: Path, **plan: Any) -> dict
         "cpu_postgres_us": (postgres_after - postgres) / events * 1e6,
     }
     return {
-        "rate": seen["acknowledged"] / seen["seconds"],
+        "rate": seen["acknowledged_in_time"] / seen["seconds"],
         **{f"{name}_ms": seen["good"][name] for name in ("p50", "p95", "p99")},
         "cpu_us": sum(spent.values()),
         **spent,

@@ -33,7 +33,7 @@ def measure_peers(*, folder: Path, **plan: Any) -> Iterator[tuple[str, dict[str,
         yield (
             f"{name} feedback",
             {
-                "rate": seen["good"]["count"] / seen["seconds"],
+                "rate": seen["good_in_time"] / seen["seconds"],
                 **{f"{share}_ms": seen["good"][share] for share in ("p50", "p95", "p99")},
                 "failed": float(sum(n for status, n in seen["statuses"].items() if status[0] != "2")),
                 "load": os.getloadavg()[0],

@@ -42,7 +42,7 @@ def _read(server: RealServer, paths: list[str]) -> dict[str, float]:
         raise RuntimeError(f"{paths[0]} answered {seen['statuses']}")
     return {
         **{f"{name}_ms": seen["good"][name] for name in ("p50", "p95", "p99")},
-        "rate": seen["good"]["count"] / seen["seconds"],
+        "rate": seen["good_in_time"] / seen["seconds"],
         "cpu_us": (server.cpu_seconds() - before) / _READS * 1e6,
         "load": os.getloadavg()[0],
     }

@@ -213,13 +213,13 @@ class Load:
             self._open += 1
         self.running, began = True, time.perf_counter()
         await (self._answers(began) if self._closed_loop else self._arrivals(began))
-        took = time.perf_counter() - began
+        took, in_time = time.perf_counter() - began, (len(self.seen.good), len(self.seen.acknowledged))
         self.running = False
         give_up = time.perf_counter() + _GIVE_UP_S
         while (self._due or len(self._free) < self._open) and time.perf_counter() < give_up:
             await asyncio.sleep(0.01)
         unanswered = len(self._due) + self._open - len(self._free)
-        return self._result(took, unanswered)
+        return {**self._result(took, unanswered), "good_in_time": in_time[0], "acknowledged_in_time": in_time[1]}
 
     async def _arrivals(self, began: float) -> None:
         draw, due, end = random.Random(self._plan["first"]), began, began + self._plan["seconds"]
