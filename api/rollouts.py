@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from telemetry.database import create_engine
 
 LOOK_SECONDS = 2.0
 _PATIENCE_SECONDS = 2.0
+_REST = 20.0  # times as long as the look took, so that a week of a busy fleet costs a twentieth of a core at most
 
 
 @contextlib.contextmanager
@@ -46,9 +48,11 @@ def looked_after(settings: Settings, url: str) -> Iterator[None]:
 
 
 def look_after_trials(engine: Engine, settings: RolloutSettings, stop: threading.Event) -> None:
-    """Take back, move on or wait, until told to stop."""
+    """Take back, move on or wait, until told to stop. A look that takes long is followed by a longer rest."""
     log = structlog.get_logger()
-    while not stop.wait(LOOK_SECONDS):
+    rest = LOOK_SECONDS
+    while not stop.wait(rest):
+        began = time.monotonic()
         try:
             with engine.begin() as conn:
                 found = look(conn, settings)
@@ -56,6 +60,7 @@ def look_after_trials(engine: Engine, settings: RolloutSettings, stop: threading
                 log.warning("rollout", step=found.step, version=found.plan.newer, detail=found.sentence)
         except (SQLAlchemyError, DamagedArtifact) as error:
             log.error("rollout_not_looked_at", error=f"{type(error).__name__}: {error}"[:500])
+        rest = max(LOOK_SECONDS, _REST * (time.monotonic() - began))
 
 
 def rollout_json(conn: Connection, settings: RolloutSettings) -> dict[str, Any]:

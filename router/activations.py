@@ -126,13 +126,20 @@ def active(conn: Connection, *, at: datetime | None = None) -> Activation | None
 
 
 def history(
-    conn: Connection, *, after: int | None = None, limit: int | None = 50, order: Literal["asc", "desc"] = "desc"
+    conn: Connection,
+    *,
+    after: int | None = None,
+    limit: int | None = 50,
+    order: Literal["asc", "desc"] = "desc",
+    version: int | None = None,
 ) -> list[Activation]:
-    """Activations, newest first unless ``order`` is ``asc``; ``after`` is the seq behind which the page begins."""
+    """Activations (of one ``version`` only), newest first unless ``order`` is ``asc``, from behind seq ``after``."""
     seq = router_activation.c.seq
     query = select(router_activation).order_by(seq.asc() if order == "asc" else seq.desc()).limit(limit)
     if after is not None:
         query = query.where(seq > after if order == "asc" else seq < after)
+    if version is not None:
+        query = query.where(router_activation.c.version == version)
     return [Activation(**row) for row in conn.execute(query).mappings()]
 
 

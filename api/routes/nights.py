@@ -7,13 +7,14 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from api.bodies import body_of, parse_body
 from api.errors import ApiError
-from api.lists import json_list, json_row
+from api.lists import json_list, json_row, json_value
 from api.schemas import LearnRequest
 from api.state import state_of
+from router.activations import history
 from telemetry.ids import new_id
 from telemetry.learner_runs import list_failures, list_runs, read_run
 
@@ -54,11 +55,19 @@ async def get_runs(request: Request, after: UUID | None = None, limit: Limit = 5
 
 @router.get("/learner/runs/{run_id}")
 async def get_run(request: Request, run_id: UUID) -> dict[str, Any]:
-    """Return one night: window, counts, verdict with reasons, report."""
-    row = await state_of(request).read(lambda conn: read_run(conn, run_id))
-    if row is None:
+    """Return one night: window, counts, verdict with reasons, report, and what became of its version since."""
+
+    def read(conn: Connection) -> dict[str, Any] | None:
+        row = read_run(conn, run_id)
+        if row is None:
+            return None
+        since = [] if row["candidate"] is None else history(conn, version=row["candidate"], limit=None, order="asc")
+        return {**json_row(row), "activations": json_value(since)}
+
+    found = await state_of(request).read(read)
+    if found is None:
         raise ApiError(404, "unknown_run", "There is no night with this id; one just started may take some seconds.")
-    return json_row(row)
+    return found
 
 
 @router.get("/failures")

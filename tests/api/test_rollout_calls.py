@@ -12,6 +12,7 @@ import pytest
 from router.arms import in_share
 from router.registry import load, publish
 from telemetry.database import create_engine
+from telemetry.tables import learner_run
 
 WHY = {"reason": "a test", "actor": "ann"}
 
@@ -147,3 +148,20 @@ def test_golden_queries_are_added_promoted_listed_and_removed(client: httpx.Clie
         assert client.delete(f"/v1/golden/{item['golden_id']}").status_code == 204
     gone = client.delete(f"/v1/golden/{listed[0]['golden_id']}")
     assert (gone.status_code, gone.json()["code"]) == (404, "unknown_golden")
+
+
+def test_a_night_tells_what_became_of_its_version(client: httpx.Client, module_url: str, candidate: int) -> None:
+    run_id = uuid4()
+    engine = create_engine(module_url)
+    with engine.begin() as conn:
+        night = {"run_id": run_id, "fencing_token": 1, "status": "finished", "verdict": "canary"}
+        conn.execute(learner_run.insert().values(**night, candidate=candidate, report={"sentence": "On trial."}))
+    engine.dispose()
+    begin(client, candidate, share=0.1)
+    client.post("/v1/router/rollout/promote", json=WHY)
+    body = client.get(f"/v1/learner/runs/{run_id}").json()
+    assert (body["verdict"], body["report"]["sentence"]) == ("canary", "On trial.")
+    assert [(a["kind"], a["share"], a["actor"]) for a in body["activations"]] == [
+        ("canary", 0.1, "ann"),
+        ("publish", 1.0, "ann"),
+    ]

@@ -25,7 +25,13 @@ from router.registry import history, publish, read_version
 from tests.api.cli.processes import serving, trimtab, wait_for
 
 SECRET = "a secret of the operator"
-QUICK = {"TRIMTAB_ROLLOUT__STAGE_MINUTES": "0", "TRIMTAB_ROLLOUT__STAGE_SESSIONS": "3"}
+# From 20 percent on after 20 sessions, from 50 on after 50 of the canary's: until then it must be found out.
+QUICK = {
+    "TRIMTAB_ROLLOUT__STAGE_MINUTES": "0",
+    "TRIMTAB_ROLLOUT__STAGE_SESSIONS": "1",
+    "TRIMTAB_ROLLOUT__FIRST_SHARE": "0.01",
+    "TRIMTAB_ROLLOUT__SECOND_SHARE": "0.5",
+}
 FLEET = Path(__file__).parents[3] / "api" / "demo" / "sample_fleet.yaml"
 
 
@@ -115,10 +121,10 @@ def test_two_servers_move_a_version_on_once_and_take_a_worse_one_back(
                 def moved_on() -> bool:
                     by = {converse(c, query, right, judged=False) for c in (a, b)}
                     assert by <= {1, on_trial}
-                    return ("canary", on_trial, 0.25) in kinds(engine)
+                    return ("canary", on_trial, 0.5) in kinds(engine)
 
                 wait_for(moved_on, seconds=60)
-                for _ in range(400):
+                for _ in range(60):
                     for http in (a, b):
                         converse(http, query, right, judged=True)
                     if any(kind == "auto_rollback" for kind, _, _ in kinds(engine)):
@@ -129,7 +135,7 @@ def test_two_servers_move_a_version_on_once_and_take_a_worse_one_back(
             status = trimtab(served_home, "rollout", "status", "--json", **given)
             assert status.returncode == 5, status.stderr
             wait_for(lambda: "auto_rollback" in dict(receiver.events()), seconds=60)
-    assert found.count(("canary", on_trial, 0.25)) == 1  # two servers looked, one moved it on
+    assert found.count(("canary", on_trial, 0.5)) == 1  # two servers looked, one moved it on
     assert [version for kind, version, _ in found if kind == "auto_rollback"] == [1]
     with engine.connect() as conn:
         assert read_version(conn, on_trial).status == "quarantined"
