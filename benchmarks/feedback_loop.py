@@ -6,48 +6,42 @@ real Postgres. Beside it the baselines learn from the very same votes.
 """
 
 import argparse
-import resource
+import multiprocessing
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.metrics import roc_auc_score
 
 from api.demo.simulated_users import Habits
 from benchmarks.feedback_house import House, empty_database
+from benchmarks.feedback_scores import (
+    DRIFT_AFTER,
+    Course,
+    Nights,
+    bad_route,
+    course_metrics,
+    full_information,
+    house_metrics,
+    out_of_scope_auroc,
+)
 from benchmarks.feedback_world import Ints, KnownEmbeddings, World, draw_examples, draw_stream, drifted, read_world
-from benchmarks.peers import PEERS, Log, route_centroids
+from benchmarks.peers import PEERS, Learner, Log
 from benchmarks.report import BenchmarkReport, Row
+from benchmarks.semantic_router_peer import NAME as SEMANTIC_ROUTER
+from benchmarks.semantic_router_peer import SemanticRouterMissing, semantic_router
 from learner.settings import LearnerSettings
 from router.encoder import load_encoder
 
-DRIFT_AFTER = 8
-RECOVERY_NIGHTS = 5
 SHOWN = (
     *("accuracy_night_3", "accuracy_night_7", "accuracy_last", "gap_recovered", "online_accuracy"),
     *("worst_route_recall", "worst_step", "oos_auroc", "drift_won_back", "bad_route_recall"),
     *("published", "held", "night_seconds", "peak_mib"),
 )
-
-
-@dataclass(slots=True)
-class Course:
-    """One contender's accuracy on the scored questions, before the first night and after each, and the recalls."""
-
-    accuracy: list[float] = field(default_factory=list)
-    recall: list[npt.NDArray[np.float64]] = field(default_factory=list)
-    after_drift: float | None = None
-
-    def add(self, chosen: Ints, label: Ints, *, routes: int) -> None:
-        """Score one more night."""
-        right = chosen == label
-        asked = np.maximum(np.bincount(label, minlength=routes), 1)
-        self.accuracy.append(float(right.mean()))
-        self.recall.append(np.bincount(label, weights=right, minlength=routes) / asked)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         known = KnownEmbeddings(world.texts, world.X, fingerprint=encoder.fingerprint)
         rows: list[Row] = []
-        for repeat in range(options.repeats):
-            rows += _repeat(world, options, known, home=home, seed=options.seed + repeat)
+        for found in _repeats(world, options, known, home=home):
+            rows = sorted([*rows, *found], key=lambda row: int(row.repeat))
             report = BenchmarkReport(benchmark="feedback_loop", args=vars(options), rows=rows)
             if options.json:
                 report.write_json(options.json)
@@ -73,7 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         draw(rows, path=options.picture)
 
 
-def _repeat(world: World, options: argparse.Namespace, encoder: KnownEmbeddings, *, home: Path, seed: int) -> list[Row]:
+def _repeats(world: World, options: argparse.Namespace, known: KnownEmbeddings, *, home: Path) -> Iterator[list[Row]]:
+    """The rows of every repeat, as they are done; ``--jobs`` of them at a time, each in a process of its own."""
+    seeds = range(options.seed, options.seed + options.repeats)
+    if options.jobs == 1:
+        yield from (repeat(world, options, known, home=home, seed=seed) for seed in seeds)
+        return
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=spawned, max_tasks_per_child=1) as pool:
+        for done in as_completed(pool.submit(repeat, world, options, known, home=home, seed=seed) for seed in seeds):
+            yield done.result()
+
+
+def repeat(world: World, options: argparse.Namespace, encoder: KnownEmbeddings, *, home: Path, seed: int) -> list[Row]:
     """One seed: the nights of the real loop, and every baseline on its votes after each."""
     rng = np.random.default_rng(seed)
     examples = draw_examples(world, count=options.seeds_per_route, rng=rng)
@@ -85,12 +91,12 @@ def _repeat(world: World, options: argparse.Namespace, encoder: KnownEmbeddings,
         without=np.concatenate(list(examples.values())),
         rng=rng,
     )
-    habits = _habits(options, world)
-    learners = [name for name in PEERS if options.learners == ["all"] or name in options.learners]
-    courses = {name: Course() for name in ("trimtab", "static", *learners)}
-    nights: list[Mapping[str, float]] = []
-    with empty_database(home) as engine:
-        settings = LearnerSettings(explore_share=options.explore, splitter_examples=0, seed=seed)
+    habits, nights = _habits(options, world), Nights()
+    with ExitStack() as stack:
+        learners = _learners(options, stack)
+        courses = {name: Course() for name in ("trimtab", "static", *learners)}
+        engine = stack.enter_context(empty_database(home))
+        settings = _settings(options, seed=seed)
         house = House(engine, world, examples, encoder=encoder, settings=settings, nights=options.nights)
         first = house.route(world.X[world.score])
         for course in courses.values():
@@ -102,19 +108,42 @@ def _repeat(world: World, options: argparse.Namespace, encoder: KnownEmbeddings,
                 courses["trimtab"].after_drift = float(lost)
             house.live(night, world, stream[night], habits=habits, rng=rng)
             result, seconds = house.night(night)
-            nights.append({"published": float(result.verdict == "published"), "seconds": seconds})
+            nights.published.append(result.verdict == "published")
+            nights.seconds.append(seconds)
             _score(courses, house, world, examples, first=first, learners=learners)
             _tell(seed, night, courses, result.report, seconds)
-        auroc = _auroc(house, world)
-    full = _full(world, np.concatenate([stream.ravel(), *examples.values()]))
-    return [
-        Row(
-            name=name,
-            repeat=seed,
-            metrics=_metrics(name, course, house, world, nights, full=full, auroc=auroc, options=options),
-        )
-        for name, course in courses.items()
-    ] + [Row(name="full", repeat=seed, metrics={"accuracy_last": full})]
+        auroc = out_of_scope_auroc(house, world)
+    full = full_information(world, np.concatenate([stream.ravel(), *examples.values()]))
+    rows = {name: course_metrics(course, world, options, full=full) for name, course in courses.items()}
+    rows["trimtab"] |= house_metrics(courses["trimtab"], house, nights, auroc=auroc)
+    rows["full"] = {"accuracy_last": full}
+    return [Row(name=name, repeat=seed, metrics=metrics) for name, metrics in rows.items()]
+
+
+def _learners(options: argparse.Namespace, stack: ExitStack) -> dict[str, Learner]:
+    """The baselines that were asked for; one that is not installed is left out, and said so."""
+    wanted = [*PEERS, SEMANTIC_ROUTER] if options.learners == ["all"] else options.learners
+    found = {name: PEERS[name] for name in PEERS if name in wanted}
+    if SEMANTIC_ROUTER in wanted:
+        try:
+            found[SEMANTIC_ROUTER] = stack.enter_context(semantic_router(options.semantic_router_python))
+        except SemanticRouterMissing as error:
+            print(f"{SEMANTIC_ROUTER} is left out: {error} --semantic-router-python names one that has it.", flush=True)
+    return found
+
+
+def _settings(options: argparse.Namespace, *, seed: int) -> LearnerSettings:
+    """The learner's own defaults, but for what the options say; ``--misspecify`` scales what it expects of users."""
+    settings = LearnerSettings.with_overrides(dict(pair.split("=", 1) for pair in options.learner))
+    settings = replace(settings, explore_share=options.explore, splitter_examples=0, seed=seed)
+    factor = options.misspecify
+    return replace(
+        settings,
+        prior_success=1 - min((1 - settings.prior_success) * factor, 0.9),
+        prior_wrong_route_success=min(settings.prior_wrong_route_success * factor, 0.9),
+        prior_reask_right=min(settings.prior_reask_right * factor, 0.9),
+        prior_reask_wrong=min(settings.prior_reask_wrong * factor, 0.9),
+    )
 
 
 def _score(
@@ -124,15 +153,15 @@ def _score(
     examples: Mapping[str, Ints],
     *,
     first: Ints,
-    learners: Sequence[str],
+    learners: Mapping[str, Learner],
 ) -> None:
     """Add one night to every course."""
     X, label, routes = world.X[world.score], world.label[world.score], len(world.routes)
     courses["trimtab"].add(house.route(X), label, routes=routes)
     courses["static"].add(first, label, routes=routes)
     log = _log(house, world, examples)
-    for name in learners:
-        courses[name].add(PEERS[name](log)(X), label, routes=routes)
+    for name, learner in learners.items():
+        courses[name].add(learner(log)(X), label, routes=routes)
 
 
 def _log(house: House, world: World, examples: Mapping[str, Ints]) -> Log:
@@ -148,58 +177,6 @@ def _log(house: House, world: World, examples: Mapping[str, Ints]) -> Log:
     )
 
 
-def _full(world: World, rows: Ints) -> float:
-    """Accuracy with every question's true route known: 30 centroids a route."""
-    predict = route_centroids(world.X[rows], world.label[rows], routes=len(world.routes), each=30)
-    return float(np.mean(predict(world.X[world.score]) == world.label[world.score]))
-
-
-def _auroc(house: House, world: World) -> float | None:
-    """How well the best cosine tells questions of the fleet from alien ones."""
-    if len(world.alien) == 0:
-        return None
-    rows = np.concatenate([world.score, world.alien])
-    best = house.router.index.posterior(world.X[rows])[1]
-    return float(roc_auc_score(np.arange(len(rows)) < len(world.score), best))
-
-
-def _metrics(
-    name: str,
-    course: Course,
-    house: House,
-    world: World,
-    nights: Sequence[Mapping[str, float]],
-    *,
-    full: float,
-    auroc: float | None,
-    options: argparse.Namespace,
-) -> dict[str, float]:
-    accuracy = course.accuracy
-    found = {f"accuracy_night_{night}": value for night, value in enumerate(accuracy)}
-    found |= {"accuracy_last": accuracy[-1], "worst_route_recall": float(course.recall[-1].min())}
-    found["worst_step"] = float(np.diff(accuracy).min())
-    if options.bad_route_rate:
-        found["bad_route_recall"] = float(course.recall[-1][world.routes.index(_bad_route(options, world))])
-    if not options.drift_intents:
-        found["gap_recovered"] = (accuracy[-1] - accuracy[0]) / max(full - accuracy[0], 1e-9)
-    if name != "trimtab":
-        return found
-    published = np.array([night["published"] for night in nights])
-    steps = np.diff(accuracy)[published > 0]
-    found["worst_step"] = float(steps.min()) if len(steps) else 0.0
-    if course.after_drift is not None:
-        before, recovered = accuracy[DRIFT_AFTER], accuracy[min(DRIFT_AFTER + RECOVERY_NIGHTS, len(accuracy) - 1)]
-        found["drift_won_back"] = (recovered - course.after_drift) / max(before - course.after_drift, 1e-9)
-        found["accuracy_after_drift"] = course.after_drift
-    found["online_accuracy"] = float(np.mean(house.right))
-    if auroc is not None:
-        found["oos_auroc"] = auroc
-    found |= {"published": float(published.sum()), "held": float(len(published) - published.sum())}
-    found["night_seconds"] = float(nights[-1]["seconds"])
-    found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return found
-
-
 def _habits(options: argparse.Namespace, world: World) -> Habits:
     good, bad = options.reask
     return Habits(
@@ -208,15 +185,11 @@ def _habits(options: argparse.Namespace, world: World) -> Habits:
         bad_answer=options.bad_answer,
         reask_good=good,
         reask_bad=bad,
-        bad_route=_bad_route(options, world) if options.bad_route_rate else None,
+        bad_route=bad_route(options, world) if options.bad_route_rate else None,
         bad_route_rate=options.bad_route_rate,
         poison_share=options.poison_share,
         poison_users=options.poison_users,
     )
-
-
-def _bad_route(options: argparse.Namespace, world: World) -> str:
-    return options.bad_route or world.routes[1 % len(world.routes)]
 
 
 def _tell(seed: int, night: int, courses: Mapping[str, Course], report: Mapping[str, Any], seconds: float) -> None:
@@ -251,9 +224,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--bad-route-rate", type=float, default=0.0, help="share of bad answers of one route on its own questions")
     add("--bad-route", help="which route that is; the second by name when left out")
     add("--drift-intents", type=int, default=0, help=f"intents that change route after night {DRIFT_AFTER}")
+    add("--misspecify", type=float, default=1.0, help="factor by which the learner's first guess of users is wrong")
+    add("--learner", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the learner to change")
     add("--repeats", type=int, default=5, help="seeds")
+    add("--jobs", type=int, default=1, help="repeats at a time, each in a process of its own")
     add("--seed", type=int, default=0, help="the first seed")
     add("--learners", type=lambda v: v.split(","), default=["all"], help="baselines: all, none, or names with commas")
+    add("--semantic-router-python", help="a Python that has semantic-router; this one when left out")
     add("--score", choices=("test", "val"), default="test", help="split that is scored each night")
     add("--encoder", help="a sentence-transformers name or folder")
     add("--embeddings", type=Path, help="file (.npy) that keeps the embeddings from one run to the next")

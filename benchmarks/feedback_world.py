@@ -64,30 +64,58 @@ class World:
     alien: Ints
 
 
+class UnusableData(ValueError):
+    """The file has no questions to learn from or to score."""
+
+
 def read_world(path: Path, *, label: str, split: str, encoder: TextEncoder, kept: Path | None = None) -> World:
-    """Read rows ``{text, LABEL, intent?, split, oos?}`` and embed them; ``kept`` is a file of embeddings to reuse."""
-    data = path.read_bytes()
-    lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode().split("\n")
-    rows = [row for row in map(json.loads, filter(str.strip, lines)) if row.get("request", True)]
-    names = {"val": ("val", "dev", "validation"), "test": ("test",), "train": ("train",)}
+    """Read rows ``{text, LABEL, intent?, split?, oos?}`` and embed them; ``kept`` is a file of embeddings to reuse.
+
+    Rows without a label are left out unless they are out of scope; a row without a split belongs to the stream. Where
+    the split to score is missing, every fifth question of the stream is kept for it instead, and said so.
+
+    Raises:
+        UnusableData: fewer than two routes, or nothing to score.
+    """
+    rows = _rows(path, label=label)
     alien = np.array([bool(row.get("oos")) for row in rows])
-    part = np.array([str(row["split"]) for row in rows])
+    part = _parts(rows, split=split, alien=alien)
     routes = tuple(
-        sorted({str(r[label]) for r, out in zip(rows, alien, strict=True) if not out and r["split"] == "train"})
+        sorted({str(r[label]) for r, p, out in zip(rows, part, alien, strict=True) if p == "train" and not out})
     )
+    if len(routes) < 2:
+        raise UnusableData(f"{path}: the column {label!r} must have two values or more among the rows to learn from.")
     position = {route: i for i, route in enumerate(routes)}
     known = np.array([-1 if out else position.get(str(r[label]), -1) for r, out in zip(rows, alien, strict=True)])
-    scored = np.isin(part, names[split])
     return World(
         texts=tuple(str(row["text"]) for row in rows),
         X=_embedded([str(row["text"]) for row in rows], encoder=encoder, kept=kept),
         routes=routes,
         label=known,
-        intent=np.array([str(row.get("intent", row[label])) for row in rows]),
+        intent=np.array([str(row.get("intent", row.get(label))) for row in rows]),
         stream=np.flatnonzero((part == "train") & (known >= 0)),
-        score=np.flatnonzero(scored & (known >= 0)),
-        alien=np.flatnonzero(scored & alien),
+        score=np.flatnonzero((part == "score") & (known >= 0)),
+        alien=np.flatnonzero((part == "score") & alien),
     )
+
+
+def _rows(path: Path, *, label: str) -> list[dict[str, object]]:
+    data = path.read_bytes()
+    lines = (gzip.decompress(data) if path.suffix == ".gz" else data).decode().split("\n")
+    rows = [row for row in map(json.loads, filter(str.strip, lines)) if row.get("request", True)]
+    return [row for row in rows if row.get("oos") or row.get(label) is not None]
+
+
+def _parts(rows: Sequence[dict[str, object]], *, split: str, alien: npt.NDArray[np.bool_]) -> npt.NDArray[np.str_]:
+    """``train``, ``score`` or nothing for each row."""
+    names = {"val": ("val", "dev", "validation"), "test": ("test",)}
+    given = np.array([str(row.get("split", "train")) for row in rows])
+    part = np.where(given == "train", "train", np.where(np.isin(given, names[split]), "score", ""))
+    if not (part[~alien] == "score").any():
+        print(f"There is no split {split!r}: every fifth question of the stream is kept to be scored.", flush=True)
+        part[np.flatnonzero((part == "train") & ~alien)[::5]] = "score"
+        part[alien] = "score"
+    return part
 
 
 def _embedded(texts: Sequence[str], *, encoder: TextEncoder, kept: Path | None) -> Array:

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 Array = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Predict = Callable[[Array], Ints]
+Learner = Callable[["Log"], Predict]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +82,17 @@ def ema(log: Log, *, rate: float = 0.05, degrees: float = 20.0) -> Predict:
 
 def knn(log: Log, *, k: int = 5) -> Predict:
     """Vote of the five nearest among examples and liked questions."""
-    X, route = log.liked
+    return nearest_labelled(*log.liked, routes=log.routes, k=k)
+
+
+def nearest_labelled(X: Array, route: Ints, *, routes: int, k: int) -> Predict:
+    """A question goes where the k nearest of X (n, D) with routes (n,) go, each voting with its cosine."""
+    index = faiss.IndexFlatIP(X.shape[1])
+    index.add(np.ascontiguousarray(X))
 
     def predict(Z: Array) -> Ints:
-        similarity = Z @ X.T
-        near = np.argpartition(-similarity, min(k, len(X) - 1), axis=1)[:, :k]
-        votes = np.zeros((len(Z), log.routes))
-        weight = np.take_along_axis(similarity, near, axis=1)
+        weight, near = index.search(np.ascontiguousarray(Z), min(k, len(X)))
+        votes = np.zeros((len(Z), routes))
         np.add.at(votes, (np.arange(len(Z))[:, None], route[near]), weight)
         return np.asarray(votes.argmax(axis=1))
 
@@ -104,6 +109,8 @@ def route_centroids(X: Array, route: Ints, *, routes: int, each: int) -> Predict
     vectors, owner = [], []
     for r in range(routes):
         own = np.ascontiguousarray(X[route == r])
+        if len(own) == 0:
+            continue
         count = max(1, min(each, len(own) // 3))
         cluster = faiss.Kmeans(X.shape[1], count, niter=10, spherical=True, seed=r, min_points_per_centroid=1)
         cluster.train(own)
@@ -132,7 +139,7 @@ def linucb(log: Log, *, ridge: float = 1.0) -> Predict:
     return lambda Z: np.asarray((Z @ W).argmax(axis=1))
 
 
-PEERS: Mapping[str, Callable[[Log], Predict]] = {
+PEERS: Mapping[str, Learner] = {
     "rocchio": rocchio,
     "lvq": lvq,
     "ema": ema,

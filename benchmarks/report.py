@@ -93,6 +93,12 @@ def describe_machine() -> dict[str, object]:
     return {"cpus": len(os.sched_getaffinity(0)), "load": os.getloadavg()[0], "kind": platform.machine()}
 
 
+def peak_mib() -> float:
+    """The most memory that this process has had at a time, MiB; getrusage would count what it was spawned from."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the packages that the figures depend on, where installed."""
     found = {"python": platform.python_version()}

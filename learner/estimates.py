@@ -53,8 +53,8 @@ def prior_rates(settings: LearnerSettings, *, routes: int, users: int) -> Rates:
     return Rates(
         success=np.full(routes, settings.prior_success),
         wrong_success=settings.prior_wrong_route_success,
-        reask_right=np.full(routes, 0.08),
-        reask_wrong=0.25,
+        reask_right=np.full(routes, settings.prior_reask_right),
+        reask_wrong=settings.prior_reask_wrong,
         reliability=np.ones(users),
     )
 
@@ -80,8 +80,8 @@ def estimate_rates(
     wrong = float(min(liked, settings.prior_success - _LEAST_CONTRAST))
     p = truth[evidence.reask_question, evidence.reask_route].astype(np.float64)
     again = evidence.reask_again
-    reask_wrong = float((n0 * 0.25 + np.sum((1 - p) * again)) / (n0 + np.sum(1 - p)))
-    reask_right = _share(evidence.reask_route, p, again, prior=0.08, strength=n0, size=R)
+    reask_wrong = float((n0 * settings.prior_reask_wrong + np.sum((1 - p) * again)) / (n0 + np.sum(1 - p)))
+    reask_right = _share(evidence.reask_route, p, again, prior=settings.prior_reask_right, strength=n0, size=R)
     return Rates(
         success=np.maximum(success, wrong + _LEAST_CONTRAST),
         wrong_success=wrong,

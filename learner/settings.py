@@ -58,7 +58,9 @@ class LearnerSettings:
     reask_similarity: float = _setting(0.92, "cosine from which two questions of a session are the same question")
     prior_success: float = _setting(0.8, "chance that the right route's answer pleases, before any vote")
     prior_wrong_route_success: float = _setting(0.15, "chance that a wrong route's answer pleases, before any vote")
-    prior_votes: float = _setting(10.0, "votes that these two guesses are worth")
+    prior_reask_right: float = _setting(0.08, "chance that a rightly routed question comes again, before any did")
+    prior_reask_wrong: float = _setting(0.25, "chance that a wrongly routed question comes again, before any did")
+    prior_votes: float = _setting(10.0, "votes or answers that each of these four guesses is worth")
 
     # What is read, and when a version is good enough
     window_days: float = _setting(90.0, "days of telemetry that a night reads")
