@@ -48,7 +48,9 @@ def _measured(world: World, known: KnownEmbeddings, options: argparse.Namespace,
     per_day = -(-options.requests // options.days)
     stream = draw_stream(world, nights=options.days, per_night=per_day, zipf=0, without=seeds, rng=rng)
     with empty_database(home) as engine:
-        house = House(engine, world, examples, encoder=known, settings=LearnerSettings(), nights=options.days)
+        house = House(
+            engine, world, examples, encoder=known, settings=LearnerSettings(splitter_examples=0), nights=options.days
+        )
         for day in range(options.days):
             house.live(day, world, stream[day], habits=Habits(rated=options.rated), rng=rng)
             print(f"{len(house.right)} requests are logged", flush=True)

@@ -23,6 +23,16 @@ def nearest(X: Array, vectors: Array, *, count: int) -> tuple[Array, Ints]:
     return cosines, ids
 
 
+def distinct(X: Array) -> Ints:
+    """The first row of each value of X (n, D), in order: what comes again word for word tells nothing new of places.
+
+    So a question that half of the users ask does not take half of the centroids.
+    """
+    rows = np.ascontiguousarray(X)
+    values = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
+    return np.sort(np.unique(values, return_index=True)[1]).astype(np.int64)
+
+
 def shift_centroids(
     X: Array, truth: Array, old: Centroids, *, count: int, settings: LearnerSettings, seed: int
 ) -> Centroids:
@@ -39,12 +49,13 @@ def shift_centroids(
     Returns:
         Centroids that stand for at least one question each, with the mean truth of these as owners.
     """
-    route, old_route = truth.argmax(axis=1), old.owners.argmax(axis=1)
+    once = distinct(X)
+    route, old_route = truth[once].argmax(axis=1), old.owners.argmax(axis=1)
     moved = []
     for r in range(truth.shape[1]):
-        own = X[route == r]
+        own = X[once[route == r]]
         if len(own):
-            share = max(1, min(round(count * len(own) / len(X)), -(-len(own) // 3)))
+            share = max(1, min(round(count * len(own) / len(once)), -(-len(own) // 3)))
             moved.append(move_centroids(own, old.vectors[old_route == r], count=share, settings=settings, seed=seed))
     vectors = np.concatenate([old.vectors[:0], *moved])
     if len(vectors) == 0:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.abstention import abstention_threshold
-from learner.centroid_shift import nearest, shift_centroids
+from learner.centroid_shift import distinct, nearest, shift_centroids
 from learner.estimates import Estimates, Rates, estimate_rates, log_likelihood, prior_rates, user_reliability
 from learner.evidence import Evidence, capped_weights, gather_evidence
 from learner.first_version import seed_centroids
@@ -128,7 +128,8 @@ def learn_centroids(
     evidence = material.evidence if unheard is None else material.evidence.without(unheard)
     belief = _believe(material, evidence, settings=settings)
     questions = X[: len(evidence.first_unit)]
-    count = int(np.clip(len(X) / settings.questions_per_centroid, settings.fewest_centroids, _most(settings, routes)))
+    often = len(distinct(X)) / settings.questions_per_centroid
+    count = int(np.clip(often, settings.fewest_centroids, _most(settings, routes)))
     shifted = shift_centroids(
         questions,
         belief.located[: len(questions)],

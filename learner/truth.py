@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from learner.centroid_shift import nearest, with_seeded
+from learner.centroid_shift import distinct, nearest, with_seeded
 from learner.owners import Cube, Near, gather, owners_by_day, posterior, responsibilities
 from learner.settings import LearnerSettings
 from router.version import Array
@@ -25,15 +25,16 @@ class Draw:
 
 def draw_clusters(X: Array, day: npt.NDArray[np.int64], *, settings: LearnerSettings, seed: int) -> tuple[Draw, ...]:
     """Cluster the questions ``draws`` times, each time coarsely and finely. X (Q, D) unit rows, day (Q,)."""
-    coarse = int(np.clip(len(X) / 15, 2, settings.coarse_clusters))
-    fine = int(np.clip(len(X) / 9, 2, settings.most_centroids))
+    once = X[distinct(X)]
+    coarse = int(np.clip(len(once) / 15, 2, settings.coarse_clusters))
+    fine = int(np.clip(len(once) / 9, 2, settings.most_centroids))
     return tuple(
         Draw(
             coarse=_near(
-                X, _spherical(X, count=coarse, settings=settings, seed=seed + 2 * i), day=day, settings=settings
+                X, _spherical(once, count=coarse, settings=settings, seed=seed + 2 * i), day=day, settings=settings
             ),
             fine=_near(
-                X, _spherical(X, count=fine, settings=settings, seed=seed + 2 * i + 1), day=day, settings=settings
+                X, _spherical(once, count=fine, settings=settings, seed=seed + 2 * i + 1), day=day, settings=settings
             ),
         )
         for i in range(settings.draws)
