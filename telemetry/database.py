@@ -57,5 +57,6 @@ def create_engine(url: str, *, pool_size: int = 5, statement_timeout_ms: int = S
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=CONNECT_TIMEOUT_S,
+        hide_parameters=True,  # an error's text is kept and logged, and values may be what users wrote
         connect_args=_connect_arguments(statement_timeout_ms=statement_timeout_ms),
     )

@@ -1,6 +1,7 @@
 """Migrations: alembic under an advisory lock, so that any number of processes may call it at once."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
 
 import migrations
 from telemetry.database import create_engine
 
+_WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 ADVISORY_LOCK = 0x7472696D  # "trim"
 
 
@@ -38,7 +41,22 @@ def _exclusive(url: str) -> Iterator[Connection]:
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database to ``revision``; waits while another process migrates, and does nothing when it is there."""
+    """Bring the database to ``revision``; waits while another process migrates, and does nothing when it is there.
+
+    A lock that is not had within the migration's ``lock_timeout`` is let go, so that what queues behind it goes on, and
+    tried again after a while.
+    """
+    for wait in (*_WAITS, None):
+        try:
+            _upgrade(url, revision)
+            break
+        except OperationalError as error:
+            if wait is None or getattr(error.orig, "sqlstate", "") != "55P03":  # lock_not_available
+                raise
+            time.sleep(wait)
+
+
+def _upgrade(url: str, revision: str) -> None:
     with _exclusive(url) as connection:
         config = _config()
         config.attributes["connection"] = connection

@@ -1,13 +1,18 @@
+import re
 import subprocess
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Iterator
+from importlib.metadata import distribution
+from pathlib import Path
 
 import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import Engine, event, text
 
 from telemetry import migrate
 from telemetry.database import create_engine
@@ -88,3 +93,55 @@ def test_a_database_that_was_never_migrated_is_not_current(empty_url: str) -> No
         assert not migrate.is_current(conn)
         assert conn.execute(text("select 1")).scalar_one() == 1
     engine.dispose()
+
+
+SMALL = r"alter table (router|learner)_"  # a row a version or a night: a scan of them is over at once
+FINE = (
+    "prefer-bigint-over-int",  # numbers of versions and attempts stay small
+    "prefer-bigint-over-smallint",
+    "require-statement-timeout",  # lock_timeout is what guards the others; a migration itself may take its time
+)
+
+
+def executed(url: str, revision: str) -> list[str]:
+    """The statements of the migrations up to ``revision``, as the server gets them."""
+    found: list[str] = []
+
+    def note(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+        found.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        migrate.upgrade(url, revision)
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    return [
+        " ".join(s.split()) for s in found if re.match(r"\s*(create|alter|drop|comment|set|update|insert)\b", s, re.I)
+    ]
+
+
+def test_no_migration_takes_a_lock_that_stops_a_running_server(empty_url: str, tmp_path: Path) -> None:
+    executed(empty_url, "0001")  # made when there was nothing to lock
+    statements = [s for s in executed(empty_url, "head") if not re.match(SMALL, s, re.I)]
+    file = tmp_path / "migrations.sql"
+    file.write_text(";\n".join(statements) + ";\n")
+    squawk = next(path.locate() for path in distribution("squawk-cli").files or () if path.name == "squawk")
+    command = [squawk, "--assume-in-transaction", "--pg-version=16.0", f"--exclude={','.join(FINE)}", file]
+    found = subprocess.run([*command, "--reporter=gcc"], capture_output=True, text=True, check=False)
+    assert statements
+    assert found.returncode == 0, found.stdout
+
+
+def test_a_migration_lets_go_of_a_lock_that_it_cannot_have_and_tries_again(empty_url: str) -> None:
+    migrate.upgrade(empty_url, "0001")
+    with psycopg.connect(empty_url) as reader:
+        reader.execute("select count(*) from inference")  # and the transaction stays open
+        migrating = threading.Thread(target=migrate.upgrade, args=(empty_url,))
+        migrating.start()
+        time.sleep(5.5)
+        assert migrating.is_alive()
+        with psycopg.connect(empty_url, options="-c statement_timeout=4000") as other:
+            assert other.execute("select count(*) from inference").fetchone() == (0,)  # nothing queues for ever
+        reader.rollback()
+        migrating.join(60)
+    assert set(metadata.tables) < tables(empty_url)
