@@ -92,7 +92,7 @@ def compare_on_log(
             after[fold == k] = choices.route
     least = min(_LEAST_BELIEF, 0.1 / belief.shape[1])
     said = _said(evidence, estimates, settings=settings)
-    weight = _recency(window, settings)[first]
+    weight = recency(window, settings)[first]
     judged = fold[first] >= 0
     return Comparison(
         before=before[first][judged],
@@ -101,7 +101,7 @@ def compare_on_log(
         said=said[judged],
         weight=weight[judged],
         worth=(weight * np.minimum((said.max(axis=1) - said.min(axis=1)) / _VOTE, 2.0))[judged],
-        session=_sessions(window)[first][judged],
+        session=session_numbers(window)[first][judged],
     )
 
 
@@ -190,8 +190,11 @@ def _choices(version: RouterVersion, window: Window, rows: npt.NDArray[np.bool_]
     return decide_many(Router(version), window.embeddings[rows], texts=named, explore=False)
 
 
-def _recency(window: Window, settings: LearnerSettings) -> Floats:
-    """Halves with age; where little is asked, more slowly, so that the newest ``recent_questions`` count."""
+def recency(window: Window, settings: LearnerSettings) -> Floats:
+    """How much each unit counts, (n,).
+
+    It halves with age; where little is asked, more slowly, so that the newest ``recent_questions`` count.
+    """
     age = np.maximum((window.watermark - window.units["occurred_at"]).dt.total_seconds().to_numpy() / 86_400, 0)
     nth = min(len(age), int(settings.recent_questions)) - 1
     half_life = max(settings.evidence_half_life_days, float(np.partition(age, nth)[nth]) if nth >= 0 else 0.0)
@@ -203,7 +206,8 @@ def _session_names(window: Window) -> list[str]:
     return [str(name) for name in names]
 
 
-def _sessions(window: Window) -> npt.NDArray[np.int64]:
+def session_numbers(window: Window) -> npt.NDArray[np.int64]:
+    """Number each unit's session, (n,)."""
     return np.unique(np.array(_session_names(window), dtype=str), return_inverse=True)[1].astype(np.int64)
 
 

@@ -30,7 +30,10 @@ class GoldenComparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Everything that the gate looks at. Shares are 0..1; cost is US dollars a query, latency milliseconds."""
+    """Everything that the gate looks at. Shares are 0..1; cost is US dollars a query, latency milliseconds.
+
+    ``of_models``: differences are in points of utility, price included.
+    """
 
     overall: Difference
     per_route: dict[str, Difference]
@@ -45,6 +48,7 @@ class Evaluation:
     splitter_f1: float | None = None
     splitter_f1_before: float | None = None
     golden: GoldenComparison | None = None
+    of_models: bool = False
 
 
 def evaluate(

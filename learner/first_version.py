@@ -8,6 +8,7 @@ import numpy as np
 
 from learner.abstention import abstention_threshold
 from learner.concatenate import concatenations
+from learner.model_fleet import carried_values, first_values
 from learner.seeds import Embedder, Seeds, embed_seeds, seed_posterior
 from learner.settings import LearnerSettings
 from learner.splitter_training import HiddenEncoder, train_splitter
@@ -47,15 +48,15 @@ def build_first_version(
     """
     settings = settings or LearnerSettings()
     seeds = embed_seeds(fleet, encoder=encoder)
-    centroids = first_centroids(seeds, settings=settings)
-    return RouterVersion(
+    version = RouterVersion(
         fleet=fleet,
         parameters=_first_parameters(fleet, seeds, settings=settings),
-        centroids=centroids,
+        centroids=first_centroids(seeds, settings=settings),
         splitter=_first_splitter(fleet, encoder=encoder, seed=seed) if settings.splitter_examples else {},
         encoder=encoder.fingerprint,
         training={"made_from": "fleet"},
     )
+    return first_values(version, dimension=encoder.dimension) if fleet.of_models else version
 
 
 def apply_fleet(version: RouterVersion, fleet: Fleet, *, encoder: Embedder) -> RouterVersion:
@@ -68,7 +69,8 @@ def apply_fleet(version: RouterVersion, fleet: Fleet, *, encoder: Embedder) -> R
     first = _first_parameters(fleet, seeds, settings=settings)
     old = {name: i for i, name in enumerate(version.parameters.routes)}
     stays = [name in old for name in fleet.names]
-    kept = _reordered(version.centroids, [old.get(name, -1) for name in fleet.names])
+    columns = [old.get(name, -1) for name in fleet.names]
+    kept = _reordered(version.centroids, columns)
     new = first_centroids(seeds, settings=settings)
     fresh = ~np.array(stays)[seeds.route] if len(seeds.route) else np.zeros(0, bool)
     parameters = replace(
@@ -77,8 +79,9 @@ def apply_fleet(version: RouterVersion, fleet: Fleet, *, encoder: Embedder) -> R
         success=_carried(version.parameters.success, first.success, fleet.names, old),
         cost=_carried(version.parameters.cost, first.cost, fleet.names, old),
         latency_ms=_carried(version.parameters.latency_ms, first.latency_ms, fleet.names, old),
+        cost_weight=fleet.cost_weight,
     )
-    return replace(
+    changed = replace(
         version,
         fleet=fleet,
         parameters=parameters,
@@ -95,6 +98,11 @@ def apply_fleet(version: RouterVersion, fleet: Fleet, *, encoder: Embedder) -> R
             "learned_until": version.training.get("watermark", version.training.get("learned_until", "")),
         },
     )
+    if not fleet.of_models:
+        return changed
+    if version.centroids.values is None:
+        return first_values(changed, dimension=encoder.dimension)
+    return replace(changed, centroids=carried_values(version.centroids, columns))
 
 
 def first_centroids(seeds: Seeds, *, settings: LearnerSettings) -> Centroids:
@@ -130,6 +138,7 @@ def _first_parameters(fleet: Fleet, seeds: Seeds, *, settings: LearnerSettings) 
         neighbours=settings.neighbours,
         reask_similarity=settings.reask_similarity,
         reask_floor=settings.reask_floor,
+        cost_weight=fleet.cost_weight,
         abstain_below=abstention_threshold(seeds.X, np.ones(len(seeds.X), np.float32), count=len(seeds.X)),
     )
 

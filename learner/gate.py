@@ -46,7 +46,7 @@ def decide_gate(evaluation: Evaluation, settings: LearnerSettings) -> GateDecisi
         *_routes(evaluation, settings),
         _examples(evaluation),
         _no_collapse(evaluation, settings),
-        _no_dearer("cost", evaluation.cost, evaluation.cost_before, overall.n, settings),
+        *([] if evaluation.of_models else [_dearer_cost(evaluation, settings)]),
         _no_dearer("latency", evaluation.latency_ms, evaluation.latency_ms_before, overall.n, settings),
     ]
     if evaluation.splitter_f1 is not None and evaluation.splitter_f1_before is not None:
@@ -180,15 +180,21 @@ def _examples(evaluation: Evaluation) -> Condition:
 
 def _no_collapse(evaluation: Evaluation, settings: LearnerSettings) -> Condition:
     limit = max(settings.largest_share, evaluation.largest_share_before + 0.1)
+    best = evaluation.of_models and evaluation.overall.low > 0  # one model may be the best for nearly everything
     return Condition(
         name="no_collapse",
-        passed=evaluation.largest_share <= limit,
+        passed=evaluation.largest_share <= limit or best,
         figure=evaluation.largest_share,
         threshold=limit,
         n=evaluation.overall.n,
         bound=None,
         sentence=f"The busiest route gets {evaluation.largest_share:.0%} of the queries; at most {limit:.0%} is taken.",
     )
+
+
+def _dearer_cost(evaluation: Evaluation, settings: LearnerSettings) -> Condition:
+    """In a fleet of models the operator's ``cost_weight`` says what pleasing may cost; it is part of the difference."""
+    return _no_dearer("cost", evaluation.cost, evaluation.cost_before, evaluation.overall.n, settings)
 
 
 def _no_dearer(name: str, now: float, before: float, n: int, settings: LearnerSettings) -> Condition:

@@ -14,6 +14,7 @@ from learner.estimates import Estimates, Rates, estimate_rates, log_likelihood, 
 from learner.evidence import Evidence, capped_weights, gather_evidence
 from learner.first_version import seed_centroids
 from learner.follow_ups import find_follow_ups
+from learner.model_fleet import find_places, learn_values, value_estimates
 from learner.owners import bounded
 from learner.seeds import Embedder, Seeds, embed_seeds, seed_posterior
 from learner.settings import LearnerSettings
@@ -80,6 +81,7 @@ class Material:
     X: Array
     draws: tuple[Draw, ...]
     seed: int
+    places: tuple[Array, ...] = ()
 
 
 def prepare(
@@ -98,14 +100,20 @@ def prepare(
     evidence = gather_evidence(window, follow_ups, routes=incumbent.parameters.routes)
     seeds = embed_seeds(incumbent.fleet, encoder=encoder)
     X = np.concatenate([window.embeddings[evidence.first_unit], seeds.X]).astype(np.float32)
+    days, of_models = _days(window, evidence, examples=len(seeds.X)), incumbent.fleet.of_models
     return Material(
         window=window,
         question=follow_ups.question,
         evidence=evidence,
         seeds=seeds,
         X=X,
-        draws=draw_clusters(X, _days(window, evidence, examples=len(seeds.X)), settings=settings, seed=seed),
+        draws=() if of_models else draw_clusters(X, days, settings=settings, seed=seed),
         seed=seed,
+        places=find_places(
+            X, incumbent.centroids.vectors, routes=len(incumbent.fleet.routes), settings=settings, seed=seed
+        )
+        if of_models
+        else (),
     )
 
 
@@ -126,6 +134,8 @@ def learn_centroids(
     """
     routes, X, seeds = incumbent.parameters.routes, material.X, material.seeds
     evidence = material.evidence if unheard is None else material.evidence.without(unheard)
+    if incumbent.fleet.of_models:
+        return _learn_models(material, evidence, incumbent, settings=settings)
     belief = _believe(material, evidence, settings=settings)
     questions = X[: len(evidence.first_unit)]
     often = len(distinct(X)) / settings.questions_per_centroid
@@ -159,6 +169,20 @@ def learn_centroids(
     )
 
 
+def _learn_models(
+    material: Material, evidence: Evidence, incumbent: RouterVersion, *, settings: LearnerSettings
+) -> LearnedCentroids:
+    """As ``learn_centroids`` where any route may serve any question."""
+    window = material.window
+    version, surface = learn_values(window, evidence, incumbent, places=material.places, settings=settings)
+    return LearnedCentroids(
+        version=version,
+        estimates=value_estimates(window, evidence, material.question, surface, version),
+        evidence=evidence,
+        sample=material.X[:0],
+    )
+
+
 def within_limits(
     learned: LearnedCentroids, incumbent: RouterVersion, window: Window, *, settings: LearnerSettings
 ) -> HeldCentroids:
@@ -166,7 +190,9 @@ def within_limits(
     held = hold_back(learned.version, incumbent, window, learned.evidence, settings=settings)
     return HeldCentroids(
         centroids=held.version.centroids,
-        parameters=_with_exploration(held.version, learned.sample, settings=settings),
+        parameters=held.version.parameters
+        if incumbent.fleet.of_models
+        else _with_exploration(held.version, learned.sample, settings=settings),
         estimates=learned.estimates,
         churn=held.churn,
         step=held.step,

@@ -28,6 +28,7 @@ from learner.spikes import observe_costs
 from learner.splitter_alone import splitter_alone
 from learner.splitter_night import NightSplitter, retrain_splitter
 from learner.splitter_training import HiddenEncoder
+from learner.value_comparison import judge_values, judged_by_value
 from learner.window import Window, embed_missing, read_window, watermark
 from router.registry import LeaseLost, active, load
 from router.rollout import RolloutSettings, pinned_positions
@@ -193,8 +194,8 @@ class _Trial:
 
     @property
     def proven(self) -> bool:
-        """Whether it passes and is better even at the lower bound."""
-        return self.gate.verdict == "published" and self.evaluation.overall.low > 0
+        """Whether it passes and is better even at the lower bound; where any may please, whether it passes."""
+        return self.gate.verdict == "published" and (self.evaluation.of_models or self.evaluation.overall.low > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,14 +241,9 @@ def _try(
 
     candidate, held = limited(learned)
     work.step("evaluate")
+    fold, unseen = folds.of_unit, {k: limited(found)[0] for k, found in folds.learned.items()}
     comparison = compare_on_log(
-        window,
-        learned.evidence,
-        incumbent,
-        learned.estimates,
-        fold=folds.of_unit,
-        learned={k: limited(found)[0] for k, found in folds.learned.items()},
-        settings=work.settings,
+        window, learned.evidence, incumbent, learned.estimates, fold=fold, learned=unseen, settings=work.settings
     )
     seeds = embed_seeds(incumbent.fleet, encoder=work.encoder)
     evaluation = replace(
@@ -256,6 +252,9 @@ def _try(
         splitter_f1_before=splitter.f1_before,
         golden=compare_golden(incumbent, candidate, golden, encoder=work.encoder),
     )
+    if incumbent.fleet.of_models:
+        judged = judge_values(window, learned.evidence, incumbent, fold=fold, learned=unseen, settings=work.settings)
+        evaluation = judged_by_value(evaluation, judged, routes=incumbent.parameters.routes, settings=work.settings)
     return _Trial(candidate, held, evaluation, decide_gate(evaluation, work.settings))
 
 

@@ -68,6 +68,7 @@ class LearnerSettings:
     gate_level: float = _setting(0.9, "confidence of the gate's bounds")
     most_loss_points: float = _setting(1.0, "points of accuracy that a version may lose at worst, at that confidence")
     tilt_spread: float = _setting(2.0, "log odds by which the belief may be wrong where the versions disagree")
+    value_spread: float = _setting(0.05, "in a fleet of models, by how much the expected gain may be wrong")
     recent_questions: int = _setting(1000, "the evaluation's half-life is never less than the age of so many questions")
     least_evidence: float = _setting(15.0, "votes' worth of evidence needed where the versions disagree")
     least_route_evidence: float = _setting(15.0, "votes' worth of evidence from which a route is tested by itself")

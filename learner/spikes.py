@@ -31,14 +31,19 @@ def length_bin(units: pd.DataFrame, bins: tuple[int, ...]) -> npt.NDArray[np.int
 
 
 def observe_costs(units: pd.DataFrame, parameters: RouterParameters) -> RouterParameters:
-    """Return the parameters with cost and latency medians by route and length bin, where at least 20 were logged."""
+    """Return the parameters with cost and latency medians by route and length bin, where at least 20 were logged.
+
+    A bin with fewer gets the route's median over all lengths.
+    """
     bins = length_bin(units, parameters.length_bins)
     tables = {"cost": np.array(parameters.cost), "latency_ms": np.array(parameters.latency_ms)}
     for name, column in (("cost", "cost"), ("latency_ms", "duration_ms")):
         values = units[column].astype("float64")
         for i, route in enumerate(parameters.routes):
+            own = values[(units["route"] == route).to_numpy()].dropna()
             for b in range(tables[name].shape[1]):
-                known = values[(units["route"] == route).to_numpy() & (bins == b)].dropna()
+                alike = own[bins[own.index] == b]
+                known = alike if len(alike) >= _LEAST else own
                 if len(known) >= _LEAST:
                     tables[name][i, b] = float(known.median())
     cost, latency = (tuple(map(tuple, tables[name].tolist())) for name in ("cost", "latency_ms"))

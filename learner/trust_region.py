@@ -47,7 +47,8 @@ def hold_back(
     a part of the way, if all the way changed the route of more of last week's queries than is allowed.
     """
     new = candidate.centroids
-    old_owners = Router(incumbent).index.posterior(new.vectors)[0].astype(np.float32)
+    before_at = Router(incumbent).score(new.vectors, lengths=np.zeros(len(new.vectors)), similarities=False)
+    old_owners = before_at.probabilities.astype(np.float32)
     refused, flips = _refused(new, old_owners, window, evidence, settings=settings)
     target = np.where(refused[:, None], old_owners, new.owners)
     recent = _recent(window, settings=settings)
@@ -55,7 +56,8 @@ def hold_back(
 
     def stepped(step: float) -> tuple[RouterVersion, float, bool]:
         owners = (step * target + (1 - step) * old_owners).astype(np.float32)
-        version = replace(candidate, centroids=replace(new, owners=owners))
+        values = None if new.values is None else step * new.values + (1 - step) * before_at.pleases.astype(np.float32)
+        version = replace(candidate, centroids=replace(new, owners=owners, values=values))
         if len(recent) == 0:
             return version, 0.0, True
         changed = decide_many(Router(version), recent, explore=False).route != before
@@ -88,7 +90,8 @@ def _refused(
     takeover = owner != old_owner
     odds = new.owners[rows, owner] / np.maximum(new.owners[rows, old_owner], 1e-9)
     witnesses = _witnesses(new, owner, old_owner, window, evidence, settings=settings)
-    refused = takeover & ((odds < settings.flip_odds) | (witnesses < settings.flip_users))
+    # Where any route may please, owners only say what is worth trying: nothing is taken over.
+    refused = takeover & (new.values is None) & ((odds < settings.flip_odds) | (witnesses < settings.flip_users))
     return refused, int((takeover & ~refused).sum())
 
 

@@ -31,17 +31,24 @@ def draw_clusters(X: Array, day: npt.NDArray[np.int64], *, settings: LearnerSett
     return tuple(
         Draw(
             coarse=_near(
-                X, _spherical(once, count=coarse, settings=settings, seed=seed + 2 * i), day=day, settings=settings
+                X,
+                spherical_clusters(once, count=coarse, settings=settings, seed=seed + 2 * i),
+                day=day,
+                settings=settings,
             ),
             fine=_near(
-                X, _spherical(once, count=fine, settings=settings, seed=seed + 2 * i + 1), day=day, settings=settings
+                X,
+                spherical_clusters(once, count=fine, settings=settings, seed=seed + 2 * i + 1),
+                day=day,
+                settings=settings,
             ),
         )
         for i in range(settings.draws)
     )
 
 
-def _spherical(X: Array, *, count: int, settings: LearnerSettings, seed: int) -> Array:
+def spherical_clusters(X: Array, *, count: int, settings: LearnerSettings, seed: int) -> Array:
+    """Unit centres (count, D) of spherical k-means over X (n, D)."""
     kmeans = faiss.Kmeans(
         X.shape[1],
         count,

@@ -10,8 +10,6 @@ from router.centroids import Matrix
 from router.exploration import exploration_propensities
 from router.scoring import Router, Scores
 
-_RANKS = 3
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
@@ -59,13 +57,17 @@ def choose(
     abstained = ~ruled & ((scores.best_similarity < router.parameters.abstain_below) | ~allowed.any(axis=1))
     if router.policy == "rules":
         abstained = ~ruled
-    ranked = rank(router, np.where(allowed, scores.utilities, -np.inf))
+    ranked = rank(router, np.where(allowed, scores.utilities, -np.inf), count=router.tried)
     ranked[abstained, 0] = router.fallback
     exploring = ~abstained & ~ruled & explore
     return Choices(
         route=ranked[:, 0],
         propensities=exploration_propensities(
-            ranked, scores.probabilities, kappa=router.parameters.explore_kappa, exploring=exploring
+            ranked,
+            scores.probabilities,
+            kappa=router.parameters.explore_kappa,
+            exploring=exploring,
+            most=router.most_explored,
         ),
         abstained=abstained,
         ruled=ruled,
@@ -73,8 +75,8 @@ def choose(
     )
 
 
-def rank(router: Router, utilities: Matrix) -> npt.NDArray[np.int64]:
-    """The three best routes of each row, best first, (n, 3); ties by name; -1 where fewer are left (utility -inf)."""
+def rank(router: Router, utilities: Matrix, *, count: int = 1) -> npt.NDArray[np.int64]:
+    """The best routes of each row, best first, (n, count); ties by name; -1 where fewer are left (utility -inf)."""
     order = router.name_order
-    ranked = order[np.argsort(-utilities[:, order], axis=1, kind="stable")[:, :_RANKS]]
+    ranked = order[np.argsort(-utilities[:, order], axis=1, kind="stable")[:, :count]]
     return np.where(np.isneginf(np.take_along_axis(utilities, ranked, axis=1)), -1, ranked)

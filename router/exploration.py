@@ -5,21 +5,27 @@ import numpy.typing as npt
 
 from router.centroids import Matrix
 
-_MOST = 0.5
+MOST = 0.5
 
 
 def exploration_propensities(
-    ranked: npt.NDArray[np.int64], probabilities: Matrix, *, kappa: float, exploring: npt.NDArray[np.bool_]
+    ranked: npt.NDArray[np.int64],
+    probabilities: Matrix,
+    *,
+    kappa: float,
+    exploring: npt.NDArray[np.bool_],
+    most: float = MOST,
 ) -> Matrix:
     """The chance with which the policy picks each route, (n, R); rows sum to one.
 
-    p_explore(x) = min(1/2, kappa (1 - max p(d|x))), shared between ranks 2 and 3 in proportion to their probabilities.
+    p_explore(x) = min(most, kappa (1 - max p(d|x))), shared between the other ranks in proportion to p(d|x).
 
     Args:
-        ranked: (n, r) routes that may be chosen, best utility first, r <= 3; -1 where there is none.
+        ranked: (n, r) routes that may be chosen, best utility first; -1 where there is none.
         probabilities: (n, R) p(d|x).
         kappa: how readily to explore.
         exploring: (n,) whether this row may explore at all; the others choose rank 1 for certain.
+        most: the most that is explored, however ambiguous it is.
     """
     n = len(ranked)
     rows = np.arange(n)
@@ -27,7 +33,7 @@ def exploration_propensities(
     others = ranked[:, 1:]
     shares = np.where(others >= 0, np.take_along_axis(probabilities, np.maximum(others, 0), axis=1), 0.0)
     total = shares.sum(axis=1)
-    p_explore = np.minimum(_MOST, kappa * (1.0 - probabilities.max(axis=1)))
+    p_explore = np.minimum(most, kappa * (1.0 - probabilities.max(axis=1)))
     p_explore = np.where(exploring & (total > 0), np.maximum(p_explore, 0.0), 0.0)
     propensities[rows, ranked[:, 0]] = 1.0 - p_explore
     shares = shares / np.maximum(total, 1e-300)[:, None] * p_explore[:, None]

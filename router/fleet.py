@@ -29,15 +29,26 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """All routes; ``fallback`` names the one for what no domain should answer (it alone may have no utterances)."""
+    """All routes; ``fallback`` names the one for what no domain should answer (it alone may have no utterances).
+
+    Several routes of which none has utterances are a fleet of models: any may serve any question, and what is learned
+    is how well each pleases where. ``cost_weight`` is how many times in one a route that costs as much as the mean of
+    the fleet must please more than one that costs nothing; 0: price counts for nothing.
+    """
 
     fallback: str
     routes: tuple[Route, ...]
+    cost_weight: float = 0.0
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names in the order of the file: the order of every array over routes."""
         return tuple(route.name for route in self.routes)
+
+    @property
+    def of_models(self) -> bool:
+        """Whether any route may serve any question, instead of each its own domain."""
+        return len(self.routes) > 1 and not any(route.utterances for route in self.routes)
 
 
 class FleetError(ValueError):
@@ -76,7 +87,9 @@ def fleet_to_json(fleet: Fleet) -> str:
     """Canonical JSON: sorted keys, no blanks, defaults left out, routes in the order of the file."""
     defaults = {f.name: f.default for f in fields(Route)}
     routes = [{key: value for key, value in asdict(route).items() if value != defaults[key]} for route in fleet.routes]
-    document = {"fallback": fleet.fallback, "routes": routes}
+    document: dict[str, Any] = {"fallback": fleet.fallback, "routes": routes}
+    if fleet.cost_weight:
+        document["cost_weight"] = fleet.cost_weight
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -88,7 +101,7 @@ def fleet_from_json(text: str | bytes) -> Fleet:
     """
     document: dict[str, Any] = json.loads(text)
     routes = tuple(_route(entry) for entry in document["routes"])
-    fleet = Fleet(fallback=document["fallback"], routes=routes)
+    fleet = Fleet(fallback=document["fallback"], routes=routes, cost_weight=document.get("cost_weight", 0.0))
     if len(set(fleet.names)) != len(routes) or fleet.fallback not in fleet.names:
         raise ValueError("route names must be unique and contain the fallback")
     return fleet

@@ -96,7 +96,7 @@ class _Reader:
                 depth -= 1
 
     def fleet(self, root: Any) -> Fleet:
-        entries = self.mapping(root, "the file", known=("fallback", "routes"))
+        entries = self.mapping(root, "the file", known=("fallback", "routes", "cost_weight"))
         for key in ("fallback", "routes"):
             if key not in entries:
                 raise self.error(root, key, "is missing")
@@ -122,10 +122,12 @@ class _Reader:
             hint = _nearest(fallback, names)
             raise self.error(entries["fallback"], "fallback", f"{fallback!r} is not the name of a route{hint}")
         for node, route in zip(items, routes, strict=True):
-            if not route.utterances and route.name != fallback:
-                problem = "are empty; give some example questions"
+            of_models = "cost_weight" in entries and not any(other.utterances for other in routes)
+            if not route.utterances and route.name != fallback and not of_models:
+                problem = "are empty; give some example questions (or, to a fleet of models, none and a cost_weight)"
                 raise self.error(node, f"utterances of route {route.name!r}", problem)
-        return Fleet(fallback=fallback, routes=tuple(routes))
+        weight = self.weight(entries["cost_weight"], "cost_weight") if "cost_weight" in entries else 0.0
+        return Fleet(fallback=fallback, routes=tuple(routes), cost_weight=weight)
 
     def route(self, node: Any) -> Route:
         entries = self.mapping(node, "a route", known=tuple(_FIELDS))
@@ -209,6 +211,12 @@ class _Reader:
         value = self.number(node, key)
         if not 0 <= value <= 1:
             raise self.error(node, key, "must be between 0 and 1: US dollars a token")
+        return value
+
+    def weight(self, node: Any, key: str) -> float:
+        value = self.number(node, key)
+        if not 0 <= value <= 100:
+            raise self.error(node, key, "must be between 0 and 100: how much more often a mean price must please")
         return value
 
     def similarity(self, node: Any, key: str) -> float:

@@ -9,19 +9,24 @@ import numpy.typing as npt
 
 from router.centroids import CentroidIndex, Matrix
 from router.decision import Policy
+from router.exploration import MOST
 from router.rules import KeywordRules
 from router.version import RouterParameters, RouterVersion
+
+_RANKS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
     """Scores of n queries over R routes, columns in the order of ``RouterParameters.routes``.
 
-    ``probabilities`` p(d|x), ``utilities`` and ``similarities`` (best cosine to an own centroid) are (n, R);
-    ``best_similarity`` is (n,), over all centroids; ``allowed`` (n, R) says which routes may be chosen at all.
+    ``probabilities`` p(d|x), ``pleases`` (the chance that a route's answer is liked), ``utilities`` and
+    ``similarities`` (best cosine to an own centroid) are (n, R); ``best_similarity`` is (n,), over all centroids;
+    ``allowed`` (n, R) says which routes may be chosen at all.
     """
 
     probabilities: Matrix
+    pleases: Matrix
     utilities: Matrix
     similarities: npt.NDArray[np.float32]
     best_similarity: npt.NDArray[np.float64]
@@ -61,6 +66,16 @@ class Router:
         """The numbers beside the centroids."""
         return self.version.parameters
 
+    @property
+    def tried(self) -> int:
+        """Among how many of the best routes it explores: three, or all where any may please."""
+        return _RANKS if self.version.centroids.values is None else len(self.routes)
+
+    @property
+    def most_explored(self) -> float:
+        """How much of the queries that are ambiguous it explores at most; there is no bound where any may please."""
+        return MOST if self.version.centroids.values is None else 1.0
+
     @cached_property
     def has_thresholds(self) -> bool:
         """Whether any route asks for a minimum similarity."""
@@ -96,6 +111,7 @@ class Router:
         similar = self.index.route_similarity(X) if wanted else np.full(P.shape, -1.0, dtype=np.float32)
         return Scores(
             probabilities=P,
+            pleases=pleases,
             utilities=pleases - self.penalty(lengths),
             similarities=similar,
             best_similarity=best,

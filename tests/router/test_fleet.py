@@ -107,6 +107,29 @@ def test_whatever_is_wrong_is_one_sentence_with_its_line(text, line, words):
     assert "\n" not in str(error.value)
 
 
+MODELS = """fallback: small
+cost_weight: 0.02
+routes:
+  - {name: small, model: a}
+  - {name: large, model: b}
+"""
+
+
+def test_routes_without_utterances_and_a_price_that_counts_are_a_fleet_of_models():
+    fleet = parse_fleet(MODELS, source="fleet.yaml")
+    assert fleet.of_models
+    assert fleet.cost_weight == 0.02
+    assert fleet_from_json(fleet_to_json(fleet)) == fleet
+
+
+def test_a_fleet_with_utterances_is_none_of_models_and_a_forgotten_domain_is_still_told():
+    assert not parse_fleet(GOOD, source="fleet.yaml").of_models
+    with pytest.raises(FleetError, match="utterances of route 'large': are empty"):
+        parse_fleet(MODELS.replace("{name: small,", "{name: small, utterances: [hello],"), source="fleet.yaml")
+    with pytest.raises(FleetError, match=r"line 2: cost_weight: must be between 0 and 100"):
+        parse_fleet(MODELS.replace("0.02", "-1"), source="fleet.yaml")
+
+
 @pytest.mark.parametrize(
     ("data", "line", "words"),
     [
