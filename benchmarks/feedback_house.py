@@ -1,7 +1,7 @@
 """The real loop under ``benchmarks.feedback_loop``: decisions, store, nights and gate that ship, on a real Postgres."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -93,14 +93,7 @@ class House:
             at = self.first_day + timedelta(days=day, seconds=86_000 * i / len(rows))
             user = f"user {rng.integers(habits.users)}"
             self._ask(int(row), world, user, at, habits, rng, session=f"{day}-{i}", into=(inferences, judgements))
-        with self.engine.begin() as conn:
-            for start in range(0, len(inferences), 500):
-                store_inferences(conn, inferences[start : start + 500])
-            for start in range(0, len(judgements), 500):
-                store_feedback(conn, judgements[start : start + 500])
-            # These rows came on the simulated day, not now.
-            for table in ("inference", "feedback"):
-                conn.execute(text(f"update {table} set received_at = occurred_at where received_at <> occurred_at"))  # noqa: S608
+        store_day(self.engine, inferences, judgements)
 
     def _ask(
         self,
@@ -136,7 +129,7 @@ class House:
             self._note(row, decision.route, reaction.thumb, first=attempt == 0, right=decision.route == right)
             if reaction.thumb is not None:
                 into[1].append(
-                    _judgement(decision.inference_id, reaction.thumb, self.recording.person(reaction.voter), when)
+                    judgement(decision.inference_id, reaction.thumb, self.recording.person(reaction.voter), when)
                 )
             if not reaction.asks_again:
                 return
@@ -165,7 +158,19 @@ class House:
         return decide_many(self.router, X, explore=False).route
 
 
-def _judgement(inference_id: UUID, thumb: str, voter: str | None, when: datetime) -> Feedback:
+def store_day(engine: Engine, inferences: Sequence[Inference], judgements: Sequence[Feedback]) -> None:
+    """Store what happened on a simulated day, as if it had come then and not now."""
+    with engine.begin() as conn:
+        for start in range(0, len(inferences), 500):
+            store_inferences(conn, inferences[start : start + 500])
+        for start in range(0, len(judgements), 500):
+            store_feedback(conn, judgements[start : start + 500])
+        for table in ("inference", "feedback"):
+            conn.execute(text(f"update {table} set received_at = occurred_at where received_at <> occurred_at"))  # noqa: S608
+
+
+def judgement(inference_id: UUID, thumb: str, voter: str | None, when: datetime) -> Feedback:
+    """A thumb, some seconds after the answer."""
     return Feedback(
         feedback_id=new_id(),
         target_kind="inference_id",

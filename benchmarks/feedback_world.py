@@ -89,7 +89,7 @@ def read_world(path: Path, *, label: str, split: str, encoder: TextEncoder, kept
     known = np.array([-1 if out else position.get(str(r[label]), -1) for r, out in zip(rows, alien, strict=True)])
     return World(
         texts=tuple(str(row["text"]) for row in rows),
-        X=_embedded([str(row["text"]) for row in rows], encoder=encoder, kept=kept),
+        X=embedded([str(row["text"]) for row in rows], encoder=encoder, kept=kept),
         routes=routes,
         label=known,
         intent=np.array([str(row.get("intent", row.get(label))) for row in rows]),
@@ -118,7 +118,8 @@ def _parts(rows: Sequence[dict[str, object]], *, split: str, alien: npt.NDArray[
     return part
 
 
-def _embedded(texts: Sequence[str], *, encoder: TextEncoder, kept: Path | None) -> Array:
+def embedded(texts: Sequence[str], *, encoder: TextEncoder, kept: Path | None) -> Array:
+    """Embeddings of the texts (n, D), from the file ``kept`` where it holds as many; written there otherwise."""
     if kept is not None and kept.exists():
         found: Array = np.load(kept)
         if len(found) == len(texts):
