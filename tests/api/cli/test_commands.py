@@ -33,7 +33,14 @@ NAMES += [
     "feedback-token",
     "prune",
     "erase",
+    "active",
+    "pin",
+    "unpin",
+    "notifications",
+    "reembed",
 ]
+NAMES += [f"rollout {name}" for name in ("status", "shadow", "canary", "promote")]
+NAMES += [f"golden {name}" for name in ("add", "promote", "list", "remove", "import", "export", "check")]
 
 
 @pytest.fixture
