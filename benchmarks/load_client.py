@@ -219,6 +219,7 @@ class Load:
         while (self._due or len(self._free) < self._open) and time.perf_counter() < give_up:
             await asyncio.sleep(0.01)
         unanswered = len(self._due) + self._open - len(self._free)
+        self._due.clear()  # what answers come while the loop closes must not send what is left
         return {**self._result(took, unanswered), "good_in_time": in_time[0], "acknowledged_in_time": in_time[1]}
 
     async def _arrivals(self, began: float) -> None:
