@@ -166,7 +166,9 @@ class Deciding:
             decision = with_shadow(decision, ask(other, explore=False))
         if question.session_id is not None:
             known = session if session is not None and session.encoder == router.version.encoder else None
-            self._sessions[question.session_id] = advance_session(router, known, decision, at=now)
+            state = advance_session(router, known, decision, at=now)
+            # Half precision, and a row of its own: a hundred thousand sessions are kept.
+            self._sessions[question.session_id] = replace(state, embedding=state.embedding.astype(np.float16))
             self._sessions.move_to_end(question.session_id)
             self._forget(now)
         return decision

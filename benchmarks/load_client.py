@@ -37,7 +37,7 @@ def fresh_id(sequence: int) -> str:
 
 def request(method: str, path: str, body: bytes = b"", headers: str = "") -> bytes:
     """One HTTP request with its body."""
-    head = f"{method} {path} HTTP/1.1\r\nhost: benchmark\r\ncontent-type: application/json\r\n{headers}"
+    head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:80\r\ncontent-type: application/json\r\n{headers}"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
