@@ -9,7 +9,7 @@ connector, and with families of connectors that nothing was trained on.
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,11 +27,14 @@ from router.splitter import Array, boundaries, cut
 
 _SHOWN = (
     *("boundary_precision", "boundary_recall", "boundary_f1", "exact", "count_accuracy", "over_split"),
-    *("calls_per_query", "ms_p50", "ms_p95", "routes_exact", "unneeded_splits", "missed_splits", "added_ms_p95"),
+    *("calls_per_query", "ms_p50", "ms_p95", "routes_exact", "unneeded_splits", "missed_splits"),
+    *("added_ms_p95", "parameters", "bytes", "train_cpu_seconds"),
 )
 _REPLAYED = 1500
 THRESHOLD = 0.5
-MADE_WEIGHT = 0.5  # what is given is truer than what is put together
+MADE_WEIGHT = 0.75  # what is given is truer than what is put together
+FEWEST_MADE = 6000
+UNSEEN = "unseen connectors"
 
 
 class KeptEncodings:
@@ -84,6 +87,7 @@ class Contender:
     encoder: KeptEncodings
     arrays: Mapping[str, Array] = field(default_factory=dict)
     train_seconds: float = 0.0
+    train_cpu_seconds: float = 0.0
 
 
 def trained(
@@ -96,14 +100,14 @@ def trained(
 ) -> Contender:
     """Train a splitter and make it a contender; the time is that of the training, encodings being kept."""
     encoder.encode([example.text for example in examples])
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     arrays = train_splitter(examples, encoder=encoder, seed=seed, warm_start=warm_start)
-    seconds = time.perf_counter() - started
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - busy
 
     def split(query: str, encoding: Encoding) -> Spans:
         return cut(query, boundaries(arrays, encoding, query), threshold=THRESHOLD)
 
-    return Contender(name=name, split=split, arrays=arrays, encoder=encoder, train_seconds=seconds)
+    return Contender(name, split, encoder, arrays, train_seconds=seconds, train_cpu_seconds=cpu_seconds)
 
 
 def measure(contender: Contender, queries: Sequence[Query]) -> dict[str, float]:
@@ -141,13 +145,22 @@ def measure(contender: Contender, queries: Sequence[Query]) -> dict[str, float]:
         "parameters": float(sum(array.size for array in contender.arrays.values())),
         "bytes": float(sum(array.nbytes for array in contender.arrays.values())),
         "train_seconds": contender.train_seconds,
+        "train_cpu_seconds": contender.train_cpu_seconds,
     }
 
 
-def contenders(train: Sequence[Query], *, encoder: KeptEncodings, extra: int, seed: int) -> list[Contender]:
-    """Ours, trained on the given queries and on as many concatenations of their segments, and the baselines."""
-    made = concatenations(pools(train), count=extra, seed=seed, without=HELD_OUT)
-    examples = as_examples(train) + [replace(example, weight=MADE_WEIGHT) for example in made]
+def examples_of(
+    train: Sequence[Query], *, extra: int | None, seed: int, without: Collection[str] = ()
+) -> list[SplitExample]:
+    """The given queries, and concatenations of their segments: ``extra``, or as many again and 6,000 at least."""
+    count = max(FEWEST_MADE, len(train)) if extra is None else extra
+    made = concatenations(pools(train), count=count, seed=seed, without=without)
+    return as_examples(train) + [replace(example, weight=MADE_WEIGHT) for example in made]
+
+
+def contenders(train: Sequence[Query], *, encoder: KeptEncodings, extra: int | None, seed: int) -> list[Contender]:
+    """Ours, trained on the given queries and on concatenations of their segments, and the baselines."""
+    examples = examples_of(train, extra=extra, seed=seed)
     sentences = by_sentences()
     return [
         trained("trimtab", examples, encoder=encoder, seed=seed),
@@ -164,7 +177,7 @@ def tests_of(path: Path, *, split: str, limit: int | None, seed: int) -> dict[st
     tests = {name: queries}
     if any(query.joined for query in queries):
         tests[f"{name}, no connector"] = rejoined(queries, connectors=None, seed=seed)
-        tests[f"{name}, unseen connectors"] = rejoined(queries, connectors=held_out_connectors(), seed=seed)
+        tests[f"{name}, {UNSEEN}"] = rejoined(queries, connectors=held_out_connectors(), seed=seed)
     return {name: queries for name, queries in tests.items() if queries}
 
 
@@ -175,17 +188,39 @@ def run(args: argparse.Namespace, encoder: Encoder) -> list[Row]:
     train = read_queries(args.train, split="train", limit=args.limit)
     version = routed_version(train, encoder=encoder, seed=args.seed) if all(q.domains for q in train) else None
     found = contenders(train, encoder=kept, extra=args.concatenations, seed=args.seed)
+    unaware = _unaware(train, encoder=kept, args=args)
     for path in args.test:
         adapted = [_adapted(found[0], path, train, encoder=kept, args=args)] if args.adapt else []
         for name, queries in tests_of(path, split=args.split, limit=args.limit, seed=args.seed).items():
             routed = version is not None and all(set(query.domains) for query in queries)
-            for contender in (*found, *adapted):
+            learned = unaware if name.endswith(UNSEEN) else [*found[:2], *adapted]
+            for contender in (*learned, *found[2:]):
                 metrics = measure(contender, queries)
                 if routed and version and contender.name == "trimtab":
                     metrics |= routing_metrics(version, contender.arrays, queries, encoder=encoder)
                     metrics |= added_milliseconds(version, contender.arrays, queries, encoder=encoder)
                 rows.append(Row(name=contender.name, repeat=name, metrics=metrics))
+    rows += [_timed_training(train, encoder=kept, args=args)] if args.time_training else []
     return rows
+
+
+def _unaware(train: Sequence[Query], *, encoder: KeptEncodings, args: argparse.Namespace) -> list[Contender]:
+    """The trained contenders once more, without the families of connectors that the test of unseen ones is made of."""
+    if not any(query.joined for path in args.test for query in read_queries(path, split=args.split)):
+        return []
+    examples = examples_of(train, extra=args.concatenations, seed=args.seed, without=HELD_OUT)
+    return [
+        trained("trimtab", examples, encoder=encoder, seed=args.seed),
+        trained("last_layer", examples, encoder=encoder.last_layer(), seed=args.seed),
+    ]
+
+
+def _timed_training(train: Sequence[Query], *, encoder: KeptEncodings, args: argparse.Namespace) -> Row:
+    """How long the training takes on so many concatenations whose encodings are kept."""
+    examples = concatenations(pools(train), count=args.time_training, seed=args.seed)
+    ours = trained("trimtab", examples, encoder=encoder, seed=args.seed)
+    metrics = {"train_seconds": ours.train_seconds, "train_cpu_seconds": ours.train_cpu_seconds}
+    return Row(name="trimtab", repeat=f"training on {args.time_training} concatenations", metrics=metrics)
 
 
 def _adapted(
@@ -193,7 +228,7 @@ def _adapted(
 ) -> Contender:
     """Ours, trained on with a few concatenations of the test file's own single questions, and some old examples."""
     singles = [query for query in read_queries(path, split="train") if len(query.spans) == 1]
-    examples = concatenations(pools(singles), count=args.adapt, seed=args.seed, without=HELD_OUT)
+    examples = concatenations(pools(singles), count=args.adapt, seed=args.seed)
     examples += as_examples(train[:_REPLAYED])
     return trained("trimtab_adapted", examples, encoder=encoder, seed=args.seed, warm_start=ours.arrays)
 
@@ -205,8 +240,9 @@ def main() -> None:
     parser.add_argument("--test", type=Path, action="append", required=True, help="file to test on; may be repeated")
     parser.add_argument("--split", default="test", help="which rows of the test files; tune on val (dev counts as val)")
     parser.add_argument(
-        "--concatenations", type=int, default=6000, help="made of the train rows' segments, beside them"
+        "--concatenations", type=int, help="made of the train rows' segments beside them; as many, or 6,000 at least"
     )
+    parser.add_argument("--time-training", type=int, default=5000, help="also time the training on so many; 0: do not")
     parser.add_argument("--adapt", type=int, default=0, help="also go on training with so many of each test file's own")
     parser.add_argument("--limit", type=int, help="read so many rows of each file at most")
     parser.add_argument("--seed", type=int, default=0)

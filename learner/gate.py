@@ -67,8 +67,8 @@ def decide_splitter_gate(splitter: NightSplitter, settings: LearnerSettings) -> 
         n=splitter.mined,
         bound=None,
         sentence=(
-            f"The splitter's F1 on held-out queries like the {splitter.mined} that were split wrongly is {now:.3f};"
-            f" it was {before:.3f}, and {_SPLITTER_GAIN:+.2f} is needed."
+            f"The splitter's F1 on held-out queries put as users put them is {now:.3f}; it was {before:.3f}, and"
+            f" {_SPLITTER_GAIN:+.2f} is needed ({splitter.mined} were split wrongly)."
         ),
     )
     heard = Condition(

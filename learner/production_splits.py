@@ -51,6 +51,7 @@ def production_splits(
     failures: Sequence[MinedFailure],
     fleet: Fleet,
     *,
+    minutes: float,
     fewest_people: int,
     most_each: int,
 ) -> ProductionSplits:
@@ -60,35 +61,45 @@ def production_splits(
         window: what was logged.
         failures: mined from it.
         fleet: whose examples are single questions: what stands in them often is no connector.
+        minutes: a part asked again within this time tells of its connector, judged or not.
         fewest_people: nobody else's words are taken for a connector before so many different people said them.
         most_each: so many splits of one person count.
     """
     mined = _capped(_mined(window, failures), most_each)
+    beside = _capped([*mined, *_asked_in_part(window, minutes=minutes)], most_each)
     ordinary = [utterance for route in fleet.routes for utterance in route.utterances]
-    connectors = _heard(mined, ordinary, fewest=fewest_people)
+    connectors = _heard(beside, ordinary, fewest=fewest_people)
     examples = [(one.by, _placed(one, connectors)) for one in mined]
     known = [(by, example) for by, example in examples if example is not None]
     return ProductionSplits(
         train=tuple(example for by, example in known if not _held_out(by)),
         held=tuple(example for by, example in known if _held_out(by)),
         connectors=connectors,
-        people=len({by for by, _ in known}),
+        people=len({by for by, _ in known} | {one.by for one in beside if set(_phrases(one)) & set(connectors)}),
     )
 
 
 def doubted_queries(window: Window, *, minutes: float) -> set[str]:
     """Queries that may have asked several things: disliked as a whole, or a part of one was asked again soon after."""
-    units = window.units
     down = window.votes.loc[(window.votes["value"] == "down") & window.votes["segment_index"].isna(), "inference_id"]
-    found = set(units.loc[units["inference_id"].isin(down), "text"].dropna())
-    asked = units[units["session_id"].notna() & units["text"].notna()]
+    disliked = window.units.loc[window.units["inference_id"].isin(down), "text"].dropna()
+    return set(disliked) | {one.example.text for one in _asked_in_part(window, minutes=minutes)}
+
+
+def _asked_in_part(window: Window, *, minutes: float) -> list[MinedSplit]:
+    """Unsplit queries of which a part was asked again soon after in the same session, judged or not."""
+    units = window.units
+    asked = units[units["session_id"].notna() & units["text"].notna() & (units["segment_count"] == 1)]
+    found = []
     for _, session in asked[asked["session_id"].duplicated(keep=False)].groupby("session_id", sort=False):
-        texts, times = session["text"].tolist(), session["occurred_at"].tolist()
-        for i, text in enumerate(texts):
-            later = zip(texts[i + 1 :], times[i + 1 :], strict=True)
-            soon = (then for then, at in later if (at - times[i]).total_seconds() <= minutes * 60)
-            if any(part_of(text, then) is not None for then in soon):
-                found.add(text)
+        rows = list(session.itertuples())
+        for i, row in enumerate(rows):
+            for then in rows[i + 1 :]:
+                start = part_of(row.text, then.text)
+                if start is not None and (then.occurred_at - row.occurred_at).total_seconds() <= minutes * 60:
+                    part = start, start + len(then.text.strip(" ?.!,"))
+                    found.append(MinedSplit(example=SplitExample(text=row.text, starts=()), by=_person(row), part=part))
+                    break
     return found
 
 

@@ -67,7 +67,12 @@ def retrain_splitter(
     if sum(map(len, train.values())) < _FEWEST_QUESTIONS or sum(bool(q) for q in train.values()) < 2:
         return NightSplitter(arrays=incumbent)
     learned = production_splits(
-        window, failures, fleet, fewest_people=settings.flip_users, most_each=int(settings.votes_per_user)
+        window,
+        failures,
+        fleet,
+        minutes=settings.follow_up_minutes,
+        fewest_people=settings.flip_users,
+        most_each=int(settings.votes_per_user),
     )
     train, held = [_single(some, learned.connectors, incumbent, encoder=encoder) for some in (train, held)]
     count = min(settings.splitter_examples, 5 * sum(map(len, train.values())))

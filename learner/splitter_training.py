@@ -23,7 +23,7 @@ EPOCHS = 6
 BATCH = 32
 LEARNING_RATE = 2e-3
 LEARNING_RATE_AGAIN = 1e-3  # gentler where there is something to forget
-RARE_WEIGHT = 2.0
+RARE_WEIGHT = 1.5
 DROPOUT = 0.25
 
 

@@ -1,6 +1,6 @@
 """What a night reads from missed and unneeded splits: how they should have been, and what users say in between."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -41,16 +41,23 @@ class Log:
         evidence = {"all_belong_to": "billing" if one else None, "disliked_segments": list(disliked)}
         self._fail("unneeded_split", evidence, weight=0.8 if one else 0.5)
 
-    def _add(self, query, by, *spans):
+    def asked_in_part(self, query, part, *, by):
+        for text in (query, part):
+            self._add(text, by, (0, len(text)), session=f"session of {by}, {query}")
+
+    def _add(self, query, by, *spans, session=None):
         for index, (start, end) in enumerate(spans):
             row = {
                 "inference_id": str(len({r["inference_id"] for r in self.rows}) + (index == 0)),
                 "segment_index": index,
+                "segment_count": len(spans),
                 "query": query,
+                "text": query[start:end],
                 "start_offset": start,
                 "end_offset": end,
                 "end_user": by,
-                "session_id": None,
+                "session_id": session,
+                "occurred_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=len(self.rows)),
             }
             self.rows.append(row)
 
@@ -74,7 +81,9 @@ class Log:
             start=None,
             watermark=datetime.now(UTC),
         )
-        return production_splits(window, self.failures, FLEET, **{"fewest_people": 3, "most_each": 3} | rest)
+        return production_splits(
+            window, self.failures, FLEET, **{"minutes": 30.0, "fewest_people": 3, "most_each": 3} | rest
+        )
 
 
 @pytest.fixture
@@ -108,6 +117,15 @@ def test_what_two_people_say_is_not(log):
     learned = log.learned()
     assert learned.connectors == ()
     assert all(example.ends is None for example in (*learned.train, *learned.held))
+
+
+def test_parts_that_were_asked_again_without_a_vote_tell_connectors_but_train_nothing(log):
+    for i in range(3):
+        log.asked_in_part(f"{FIRST[i]} next ticket {SECOND[i]}", f"{SECOND[i]}?", by=f"user {i}")
+    learned = log.learned()
+    assert learned.connectors == ("next ticket",)
+    assert (learned.people, learned.train, learned.held) == (3, (), ())
+    assert log.learned(minutes=0.0).connectors == ()
 
 
 def test_one_person_alone_teaches_no_connector_however_often_they_say_it(log):
