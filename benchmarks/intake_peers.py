@@ -30,6 +30,9 @@ def measure_peers(*, folder: Path, **plan: Any) -> Iterator[tuple[str, dict[str,
         except (subprocess.CalledProcessError, OSError, RuntimeError) as error:
             print(f"{name} could not be measured: {error}")
             continue
+        if not seen["good"]["count"]:
+            print(f"{name} could not be measured: it answered {seen['statuses']}")
+            continue
         yield (
             f"{name} feedback",
             {
