@@ -60,6 +60,7 @@ def look_after_trials(engine: Engine, settings: RolloutSettings, stop: threading
                 log.warning("rollout", step=found.step, version=found.plan.newer, detail=found.sentence)
         except (SQLAlchemyError, DamagedArtifact) as error:
             log.error("rollout_not_looked_at", error=f"{type(error).__name__}: {error}"[:500])
+            began -= LOOK_SECONDS  # what cannot be looked at is tried again in a while, not in every log line
         rest = max(LOOK_SECONDS, _REST * (time.monotonic() - began))
 
 

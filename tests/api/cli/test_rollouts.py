@@ -103,6 +103,7 @@ def converse(http: httpx.Client, text: str, right: str, *, judged: bool) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # three starts of a server and some hundred sessions, on machines that do other things too
 def test_two_servers_move_a_version_on_once_and_take_a_worse_one_back(
     served_home: Path, database_url: str, engine: Engine, on_trial: int
 ) -> None:
