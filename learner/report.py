@@ -19,6 +19,7 @@ from learner.splitter_night import NightSplitter
 from learner.splitter_training import HiddenEncoder
 from learner.window import Window
 from router.difference import changed_decisions, compare
+from router.fleet import Fleet
 from router.version import RouterVersion
 from telemetry.failure_kinds import FAILURE_KINDS
 
@@ -55,7 +56,8 @@ def build_report(
         "missing": list(gate.missing),
         "evaluation": asdict(evaluation),
         "routes": _routes(window, learned, evaluation),
-        "owners": attribution_sentences(learned),
+        "owners": attribution_sentences(learned, incumbent.fleet),
+        "wrong_route_given_down": dict(learned.estimates.wrong_route_given_down),
         "learned": {
             "step": learned.step,
             "churn": learned.churn,
@@ -89,15 +91,21 @@ def verdict_sentence(gate: GateDecision, evaluation: Evaluation) -> str:
     return f"Held: {gate.missing[0]}"
 
 
-def attribution_sentences(learned: HeldCentroids) -> list[str]:
+def attribution_sentences(learned: HeldCentroids, fleet: Fleet) -> list[str]:
     """Return one sentence for each SLM whose own questions get thumbs-down: its owner's matter, not the router's."""
     e = learned.estimates
-    order = np.argsort(-np.array(e.own_down_share))
+    order = np.argsort(-np.array(e.own_down_share), kind="stable")
+    model = {route.name: route.model for route in fleet.routes}
     return [
-        f"{e.routes[i]}: {e.own_down_share[i]:.0%} of {e.votes[i]} votes on its own questions are thumbs-down."
+        f"{_owned(e.routes[i], model.get(e.routes[i]))}: {e.own_down_share[i]:.0%} of the votes on its own questions are"
+        f" thumbs-down ({e.votes[i]} votes on its answers)."
         for i in order
         if e.votes[i] >= 5 and e.own_down_share[i] >= 0.2
     ]
+
+
+def _owned(route: str, model: str | None) -> str:
+    return f"{model} (route {route})" if model else route
 
 
 def _routes(window: Window, learned: HeldCentroids, evaluation: Evaluation) -> dict[str, Any]:
@@ -177,7 +185,22 @@ def _counts_lines(report: Mapping[str, Any]) -> list[str]:
     if report["owners"]:
         lines += ["For the owners of the models (their answers, not the routing):", ""]
         lines += [f"- {sentence}" for sentence in report["owners"]] + [""]
-    return lines
+    return lines + _attribution_lines(report["wrong_route_given_down"])
+
+
+def _attribution_lines(wrong: Mapping[str, float]) -> list[str]:
+    """How many of the thumbs-down are misroutes, and the surest of either kind by the id of the feedback."""
+    if not wrong:
+        return []
+    order = sorted(wrong, key=lambda id_: (-wrong[id_], id_))
+    surest = [*order[:5], *(id_ for id_ in order[-5:] if id_ not in order[:5])]
+    return [
+        f"Of {len(wrong)} thumbs-down about {sum(wrong.values()):.0f} are misroutes; the others are filed with the owners of"
+        " the models. How probable a wrong route is stands with each in the report's JSON; the surest:",
+        "",
+        *(f"- {id_}: a wrong route with {wrong[id_]:.0%}" for id_ in surest),
+        "",
+    ]
 
 
 def _route_lines(report: Mapping[str, Any]) -> list[str]:

@@ -23,11 +23,16 @@ class Draw:
     fine: Near
 
 
-def draw_clusters(X: Array, day: npt.NDArray[np.int64], *, settings: LearnerSettings, seed: int) -> tuple[Draw, ...]:
-    """Cluster the questions ``draws`` times, each time coarsely and finely. X (Q, D) unit rows, day (Q,)."""
+def draw_clusters(
+    X: Array, day: npt.NDArray[np.int64], *, routes: int, settings: LearnerSettings, seed: int
+) -> tuple[Draw, ...]:
+    """Cluster the questions ``draws`` times, each time coarsely and finely. X (Q, D) unit rows, day (Q,).
+
+    Many routes need more clusters: a coarse one for each and two fine ones, if there are questions enough.
+    """
     once = X[distinct(X)]
-    coarse = int(np.clip(len(once) / 15, 2, settings.coarse_clusters))
-    fine = int(np.clip(len(once) / 9, 2, settings.most_centroids))
+    coarse = int(np.clip(len(once) / 15, min(routes, len(once) / 3), max(settings.coarse_clusters, routes)))
+    fine = int(np.clip(len(once) / 9, min(2 * routes, len(once) / 2), max(settings.most_centroids, 2 * routes)))
     return tuple(
         Draw(
             coarse=_near(

@@ -16,7 +16,7 @@ from router.registry import active, load, rollback
 from telemetry.feedback import list_feedback, store_feedback
 from telemetry.inferences import store_inferences
 from telemetry.learner_runs import list_failures, read_run
-from telemetry.tables import learner_consumption, router_version
+from telemetry.tables import feedback, learner_consumption, router_version
 from tests.learner.world import QUICK, first_published, inference, log_day, thumb
 
 
@@ -131,7 +131,12 @@ def test_a_bad_model_is_told_to_its_owner_and_keeps_its_questions(engine, encode
     first = first_published(engine, encoder)
     for seed in range(3):
         log_day(engine, encoder, first, habits=habits, seed=seed)
-    assert any(s.startswith("repairs: ") for s in night(engine, encoder).report["owners"])
+    report = night(engine, encoder).report
+    assert any(s.startswith("repairs-slm (route repairs): ") for s in report["owners"])
+    with engine.connect() as conn:
+        downs = conn.execute(select(feedback.c.feedback_id).where(feedback.c.value == "down")).scalars()
+        assert set(report["wrong_route_given_down"]) == {str(id_) for id_ in downs}
+    assert all(0 <= wrong <= 1 for wrong in report["wrong_route_given_down"].values())
 
 
 def test_odd_input_neither_breaks_a_night_nor_teaches_it(engine, encoder):
