@@ -3,7 +3,17 @@
 import pkgutil
 from pathlib import Path
 
-RUNNABLE = ("decide", "feedback_loop", "feedback_table", "intake", "night", "outcomes", "rollback", "splitter", "splitter_nights")
+RUNNABLE = (
+    "decide",
+    "feedback_loop",
+    "feedback_table",
+    "intake",
+    "night",
+    "outcomes",
+    "rollback",
+    "splitter",
+    "splitter_nights",
+)
 
 
 def main() -> None:

@@ -107,9 +107,7 @@ def prepare(
         evidence=evidence,
         seeds=seeds,
         X=X,
-        draws=()
-        if of_models
-        else draw_clusters(X, days, routes=len(seeds.means), settings=settings, seed=seed),
+        draws=() if of_models else draw_clusters(X, days, routes=len(seeds.means), settings=settings, seed=seed),
         seed=seed,
         places=find_places(
             X, incumbent.centroids.vectors, routes=len(incumbent.fleet.routes), settings=settings, seed=seed

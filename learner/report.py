@@ -97,8 +97,8 @@ def attribution_sentences(learned: HeldCentroids, fleet: Fleet) -> list[str]:
     order = np.argsort(-np.array(e.own_down_share), kind="stable")
     model = {route.name: route.model for route in fleet.routes}
     return [
-        f"{_owned(e.routes[i], model.get(e.routes[i]))}: {e.own_down_share[i]:.0%} of the votes on its own questions are"
-        f" thumbs-down ({e.votes[i]} votes on its answers)."
+        f"{_owned(e.routes[i], model.get(e.routes[i]))}: {e.own_down_share[i]:.0%} of its own questions' votes"
+        f" are thumbs-down ({e.votes[i]} votes on its answers)."
         for i in order
         if e.votes[i] >= 5 and e.own_down_share[i] >= 0.2
     ]
@@ -195,8 +195,8 @@ def _attribution_lines(wrong: Mapping[str, float]) -> list[str]:
     order = sorted(wrong, key=lambda id_: (-wrong[id_], id_))
     surest = [*order[:5], *(id_ for id_ in order[-5:] if id_ not in order[:5])]
     return [
-        f"Of {len(wrong)} thumbs-down about {sum(wrong.values()):.0f} are misroutes; the others are filed with the owners of"
-        " the models. How probable a wrong route is stands with each in the report's JSON; the surest:",
+        f"Of {len(wrong)} thumbs-down about {sum(wrong.values()):.0f} are misroutes; others are the owners' matter.",
+        "How probable a wrong route is stands with each in the report's JSON. The surest of both kinds:",
         "",
         *(f"- {id_}: a wrong route with {wrong[id_]:.0%}" for id_ in surest),
         "",
