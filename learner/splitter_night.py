@@ -20,6 +20,7 @@ from router.version import Array
 _SURE = 0.9
 _FEWEST_QUESTIONS = 8
 _DOUBTFUL = 0.3
+_WORDS_OF_TWO = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ def retrain_splitter(
     if settings.splitter_examples == 0:
         return NightSplitter(arrays=incumbent)
     doubted = doubted_queries(window, minutes=settings.follow_up_minutes)
-    questions = routed_questions(window, estimates, fleet=fleet, most=2 * settings.splitter_examples, doubted=doubted)
+    questions = routed_questions(window, estimates, fleet=fleet, most=settings.splitter_examples, doubted=doubted)
     train, held = part_questions(questions)
     if sum(map(len, train.values())) < _FEWEST_QUESTIONS or sum(bool(q) for q in train.values()) < 2:
         return NightSplitter(arrays=incumbent)
@@ -139,7 +140,8 @@ def _single(
     """The questions without those that seem to be several: taken for single ones they would teach not to split."""
     texts = sorted({text for asked in questions.values() for text in asked})
     doubtful = {text for text in texts if any(f" {connector} " in f" {lowered(text)} " for connector in connectors)}
-    for text, encoding in zip(texts, encoder.encode(texts, hidden=True), strict=True):
+    long = [text for text in texts if len(text.split()) >= _WORDS_OF_TWO]  # shorter ones need no look
+    for text, encoding in zip(long, encoder.encode(long, hidden=True), strict=True):
         if any(boundary.probability >= _DOUBTFUL for boundary in boundaries(arrays, encoding, text)):
             doubtful.add(text)
     return {
