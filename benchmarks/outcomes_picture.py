@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.outcomes import upper_curve
 from benchmarks.report import BenchmarkReport
 
 _OURS = "#c0392b"
@@ -24,15 +25,29 @@ def draw(report: BenchmarkReport, *, path: Path) -> None:
     for prefix, (mark, colour) in _MARKS.items():
         points = [m for name, m in summary.items() if name.split("@")[0] == prefix]
         if points:
-            cost, reward = [m["cost_per_1000"] for m in points], [m["reward"] for m in points]
-            left.scatter(cost, reward, marker=mark, s=26, color=colour, label=prefix.replace("_", ", "), alpha=0.8)
-    for name, metrics in summary.items():
-        if name.startswith("single:"):
-            left.annotate(name.split("/")[-1].removeprefix("single:"), (metrics["cost_per_1000"], metrics["reward"]))
-    ours = sorted((m for n, m in summary.items() if n.startswith("trimtab@")), key=lambda m: m["cost_per_1000"])
-    left.plot(
-        [m["cost_per_1000"] for m in ours], [m["reward"] for m in ours], "o-", color=_OURS, linewidth=2, label="trimtab"
+            left.scatter(
+                [m["cost_per_1000"] for m in points],
+                [m["reward"] for m in points],
+                marker=mark,
+                s=26,
+                color=colour,
+                label=prefix.replace("_", ", "),
+                alpha=0.8,
+            )
+    alone = [metrics for name, metrics in summary.items() if name.startswith("single:")]
+    left.scatter(
+        [m["cost_per_1000"] for m in alone],
+        [m["reward"] for m in alone],
+        marker="x",
+        color="black",
+        label="one model for all",
     )
+    ours = sorted((m for n, m in summary.items() if n.startswith("trimtab@")), key=lambda m: m["cost_per_1000"])
+    reached = [(m["cost_per_1000"], m["reward"]) for m in ours]
+    left.scatter(*zip(*reached, strict=True), color=_OURS, label="trimtab", zorder=3)
+    curve = upper_curve(reached)
+    cost = np.geomspace(curve[0, 0], curve[-1, 0], 200)
+    left.plot(cost, np.interp(cost, curve[:, 0], curve[:, 1]), color=_OURS, linewidth=2)
     left.set(xscale="log", xlabel="US dollars per 1,000 questions", ylabel="reward")
     left.legend(fontsize=8, frameon=False, loc="lower right")
     _mix(right, ours)

@@ -28,7 +28,7 @@ from learner.spikes import observe_costs
 from learner.splitter_alone import splitter_alone
 from learner.splitter_night import NightSplitter, retrain_splitter
 from learner.splitter_training import HiddenEncoder
-from learner.value_comparison import judge_values, judged_by_value
+from learner.value_comparison import judge_values, judged_by_value, passes_freely
 from learner.window import Window, embed_missing, read_window, watermark
 from router.registry import LeaseLost, active, load
 from router.rollout import RolloutSettings, pinned_positions
@@ -168,7 +168,7 @@ def _night(work: _Work, *, actor: str, force: bool, until: datetime | None) -> N
     work.step("gate")
     if start is not incumbent:
         trial = replace(trial, gate=forgiving(trial.gate))
-    elif not trial.proven:  # a change that is not proven to be better must be a small one
+    elif not (trial.proven or passes_freely(trial.gate, trial.evaluation)):  # what is not proven must be small
         trial = _try(work, window, incumbent, base, learned, folds, splitter, limits=settings)
     waits = start is incumbent and trial.gate.verdict == "held"  # what was learned of splits need not wait with it
     if waits and (alone := splitter_alone(incumbent, splitter, trial.learned, settings=settings)):
@@ -194,8 +194,8 @@ class _Trial:
 
     @property
     def proven(self) -> bool:
-        """Whether it passes and is better even at the lower bound; where any may please, whether it passes."""
-        return self.gate.verdict == "published" and (self.evaluation.of_models or self.evaluation.overall.low > 0)
+        """Whether it passes and is better even at the lower bound."""
+        return self.gate.verdict == "published" and self.evaluation.overall.low > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from learner.comparison import Difference, recency, session_numbers
 from learner.estimators import Floats, weighted_mean
 from learner.evaluation import Evaluation
 from learner.evidence import Evidence, capped_weights
+from learner.gate import GateDecision
 from learner.settings import LearnerSettings
 from learner.window import Window
 from router.decide import Router, decide_many
@@ -101,6 +102,11 @@ def judged_by_value(
         overall=value_difference(judged, rows=np.ones(len(judged.weight), bool), settings=settings),
         per_route={route: value_difference(judged, rows=r, settings=settings) for route, r in rows.items() if r.any()},
     )
+
+
+def passes_freely(gate: GateDecision, evaluation: Evaluation) -> bool:
+    """Whether the trust region need not hold what passed: where any route may please, two may change places."""
+    return evaluation.of_models and gate.verdict == "published"
 
 
 def value_difference(judged: Judged, *, rows: npt.NDArray[np.bool_], settings: LearnerSettings) -> Difference:

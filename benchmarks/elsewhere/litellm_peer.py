@@ -26,7 +26,7 @@ _MIDDLE_TIER = 2
 
 def main(path: str) -> None:
     """Run every cost weight on the replay at ``path`` and print [{name, reward, cost, shares}]."""
-    data = np.load(path)
+    data = dict(np.load(path))
     models = [str(model) for model in data["models"]]
     kinds = {int(row): classify_prompt(str(data["texts"][row])) for row in (*data["stream"], *data["score"])}
     found = [{"name": f"litellm@{w:g}", **_replay(data, models, kinds, weight=w)} for w in COST_WEIGHTS]

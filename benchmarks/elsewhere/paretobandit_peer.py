@@ -31,7 +31,7 @@ WARM = {"meta-llama/llama-3.1-8b-instruct", "mistralai/mistral-large-2512", "goo
 def main(path: str) -> None:
     """Run every setting on the replay at ``path`` and print [{name, reward, cost, shares}]."""
     logging.disable(logging.WARNING)
-    data = np.load(path)
+    data = dict(np.load(path))
     models = [str(model) for model in data["models"]]
     means = data["cost"][data["stream"]].mean(axis=0)
     budgets = np.geomspace(max(means.min(), 1e-9), means.max(), BUDGETS)
