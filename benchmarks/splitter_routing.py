@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sklearn.cluster import KMeans
 
 from benchmarks.splitter_data import Query
+from learner.abstention import abstention_threshold
 from learner.first_version import FleetEncoder, build_first_version
 from learner.settings import LearnerSettings
 from router.decide import Router, decide
@@ -36,7 +37,10 @@ def routed_version(train: Sequence[Query], *, encoder: FleetEncoder, seed: int) 
     settings = LearnerSettings(splitter_examples=0)
     version = build_first_version(fleet, encoder=encoder, seed=seed, settings=settings)
     owner = version.centroids.owners.argmax(axis=1)
-    return replace(version, centroids=_clustered(version.centroids.vectors, owner, routes=len(routes), seed=seed))
+    X = version.centroids.vectors
+    centroids = _clustered(X, owner, routes=len(routes), seed=seed)
+    threshold = abstention_threshold(X, np.ones(len(X), np.float32), count=len(centroids.vectors))
+    return replace(version, centroids=centroids, parameters=replace(version.parameters, abstain_below=threshold))
 
 
 def _clustered(X: Array, owner: npt.NDArray[np.int64], *, routes: int, seed: int) -> Centroids:

@@ -20,7 +20,7 @@ Encode = Callable[[Sequence[str]], Sequence["Encoding"]]
 
 MOST_SEGMENTS = 6
 _CONTENT_WORDS = 2
-_KNOWN = 0.75
+_KNOWN, _LEAST_KNOWN = 0.27, 0.6  # so much over the similarity under which a query is abstained from
 _SURE = 0.9
 _WORD = re2.compile(r"[\pL\pN]+(?:['\x{2019}][\pL\pN]+)*")
 _FUNCTION_WORDS = frozenset(
@@ -36,7 +36,7 @@ _FUNCTION_WORDS = frozenset(
 # "who are you" and "do you have an age" are whole requests, "how about tomorrow" is none.
 _REQUEST = re2.compile(
     r"(?i)^(?:who|what|which|where|when|why|how|do|does|did|is|are|was|were|can|could|will|would|should|may|have|has)"
-    r"(?:'[a-z]+)? [^.?!]*\b(?:you|your|i|my|me|we|our)\b"
+    r"(?:'[a-z]+)? [^.?!]*\b(?:you|your|i|my|me|we|our|that|this)\b"
 )
 _NO_REQUEST = re2.compile(r"(?i)\babout\b")
 
@@ -95,7 +95,8 @@ def _standing(router: Router, query: str, spans: Spans, *, encode: Encode, explo
     """The parts, each with what cannot stand alone joined to it, scored; None if only one is left."""
     parts = _routed(router, query, spans, encode=encode, explore=explore)
     # A short part that the routes know nearly word by word needs no more words: "who are you".
-    known = parts.choices.ruled | (parts.choices.scores.best_similarity >= _KNOWN)
+    near = max(_LEAST_KNOWN, router.parameters.abstain_below + _KNOWN)
+    known = parts.choices.ruled | (parts.choices.scores.best_similarity >= near)
     joined = join_weak(query, spans, known=known.tolist())
     if len(joined) < 2:
         return None
