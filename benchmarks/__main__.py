@@ -7,6 +7,7 @@ RUNNABLE = (
     "decide",
     "feedback_loop",
     "feedback_table",
+    "gate",
     "intake",
     "night",
     "outcomes",

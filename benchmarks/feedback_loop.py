@@ -29,7 +29,16 @@ from benchmarks.feedback_scores import (
     house_metrics,
     out_of_scope_auroc,
 )
-from benchmarks.feedback_world import Ints, KnownEmbeddings, World, draw_examples, draw_stream, drifted, read_world
+from benchmarks.feedback_world import (
+    Ints,
+    KnownEmbeddings,
+    World,
+    add_world_arguments,
+    draw_examples,
+    draw_stream,
+    drifted,
+    read_world,
+)
 from benchmarks.peers import PEERS, Learner, Log
 from benchmarks.report import BenchmarkReport, Row
 from benchmarks.semantic_router_peer import NAME as SEMANTIC_ROUTER
@@ -200,24 +209,11 @@ def _tell(seed: int, night: int, courses: Mapping[str, Course], report: Mapping[
     )
 
 
-def _rates(value: str) -> tuple[float, float]:
-    good, bad = map(float, value.split(","))
-    return good, bad
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.feedback_loop", description=__doc__)
+    add_world_arguments(parser)
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="JSON lines with text, LABEL, split; intent and oos where known")
-    add("--label", default="domain", help="the column whose values are the routes")
     add("--nights", type=int, default=15)
-    add("--per-night", type=int, default=1000, help="questions a night")
-    add("--rated", type=float, default=0.10, help="share of the answers that are voted on")
-    add("--flip", type=float, default=0.10, help="share of the votes that say the opposite")
-    add("--bad-answer", type=float, default=0.10, help="share of the right route's answers that are bad")
-    add("--reask", type=_rates, default=(0.06, 0.30), help="chance to ask again after a good and after a bad answer")
-    add("--explore", type=float, default=0.02, help="share of the questions that explore")
-    add("--seeds-per-route", type=int, default=10, help="examples of each route in the fleet")
     add("--zipf", type=float, default=0.0, help="exponent of the intents' frequencies; 0: all alike")
     add("--poison-share", type=float, default=0.0, help="share of the votes that come from liars")
     add("--poison-users", type=int, default=5, help="how many liars there are")
@@ -228,14 +224,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--learner", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the learner to change")
     add("--repeats", type=int, default=5, help="seeds")
     add("--jobs", type=int, default=1, help="repeats at a time, each in a process of its own")
-    add("--seed", type=int, default=0, help="the first seed")
     add("--learners", type=lambda v: v.split(","), default=["all"], help="baselines: all, none, or names with commas")
     add("--semantic-router-python", help="a Python that has semantic-router; this one when left out")
     add("--score", choices=("test", "val"), default="test", help="split that is scored each night")
-    add("--encoder", help="a sentence-transformers name or folder")
-    add("--embeddings", type=Path, help="file (.npy) that keeps the embeddings from one run to the next")
-    add("--home", type=Path, help="folder for the database and the encoder; a temporary one when left out")
-    add("--json", type=Path, help="write raw figures and summary")
     add("--picture", type=Path, help="write a picture (.png) of accuracy by night")
     return parser
 

@@ -1,5 +1,6 @@
 """The world of ``benchmarks.feedback_loop``: whose questions come, what they are about, how that changes."""
 
+import argparse
 import gzip
 import json
 from collections.abc import Sequence
@@ -168,3 +169,27 @@ def drifted(world: World, *, intents: int, rng: np.random.Generator) -> World:
         step = int(rng.integers(1, len(world.routes)))
         label[rows] = (label[rows] + step) % len(world.routes)
     return replace(world, label=label)
+
+
+def add_world_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that say whose questions come, how users behave and where things lie."""
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="JSON lines with text, LABEL, split; intent and oos where known")
+    add("--label", default="domain", help="the column whose values are the routes")
+    add("--per-night", type=int, default=1000, help="questions a night")
+    add("--rated", type=float, default=0.10, help="share of the answers that are voted on")
+    add("--flip", type=float, default=0.10, help="share of the votes that say the opposite")
+    add("--bad-answer", type=float, default=0.10, help="share of the right route's answers that are bad")
+    add("--reask", type=_rates, default=(0.06, 0.30), help="chance to ask again after a good and after a bad answer")
+    add("--explore", type=float, default=0.02, help="share of the questions that explore")
+    add("--seeds-per-route", type=int, default=10, help="examples of each route in the fleet")
+    add("--seed", type=int, default=0, help="the first seed")
+    add("--encoder", help="a sentence-transformers name or folder")
+    add("--embeddings", type=Path, help="file (.npy) that keeps the embeddings from one run to the next")
+    add("--home", type=Path, help="folder for the database and the encoder; a temporary one when left out")
+    add("--json", type=Path, help="write raw figures and summary")
+
+
+def _rates(value: str) -> tuple[float, float]:
+    good, bad = map(float, value.split(","))
+    return good, bad

@@ -1,9 +1,7 @@
 """Candidate against incumbent on what was logged, cross-fitted: how much better, and how sure."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +9,7 @@ import numpy.typing as npt
 from learner.estimates import Estimates, Rates, log_likelihood
 from learner.estimators import Floats, weighted_mean
 from learner.evidence import Evidence, capped_weights
+from learner.folds import Folds, session_names
 from learner.settings import LearnerSettings
 from learner.targeted import Disagreement, draw_gains, fit_tilt, gains
 from learner.window import Window
@@ -19,6 +18,7 @@ from router.version import RouterVersion
 
 # No route is ever taken for impossible: what is said must be able to contradict the belief.
 _LEAST_BELIEF = 0.01
+_LEAST_HOPE = 0.02
 # A plain vote on a route that is right as often as not, with s = .8 and u = .15, moves the log odds by so much.
 _VOTE = 1.6
 _ALL = slice(None)
@@ -45,13 +45,15 @@ class Comparison:
     """What is known of Q questions that are judged, over R routes.
 
     ``before`` and ``after`` (Q,) are the routes that incumbent and candidate choose; ``belief`` (Q, R) is p(d|x) from a
-    learner that saw neither the question nor its session; ``said`` (Q, R) the log likelihood of what was said about it;
-    ``weight`` (Q,) how much it counts, less with age; ``worth`` (Q,) of how many votes that is; ``session`` (Q,).
+    learner that heard nothing said of the question or its session; ``hope`` (Q,) is the chance that the new choice is
+    right where the old one is not, as the candidate sees it; ``said`` (Q, R) the log likelihood of what was said about
+    it; ``weight`` (Q,) how much it counts, less with age; ``worth`` (Q,) of how many votes that is; ``session`` (Q,).
     """
 
     before: npt.NDArray[np.int64]
     after: npt.NDArray[np.int64]
     belief: Floats
+    hope: Floats
     said: Floats
     weight: Floats
     worth: Floats
@@ -64,10 +66,9 @@ def compare_on_log(
     incumbent: RouterVersion,
     estimates: Estimates,
     *,
-    fold: npt.NDArray[np.int64],
-    learned: Mapping[int, RouterVersion],
+    folds: Folds,
+    candidate: RouterVersion | Mapping[int, RouterVersion],
     settings: LearnerSettings,
-    candidate: RouterVersion | None = None,
 ) -> Comparison:
     """Compare by folds of sessions: each question is judged by what was learned without it (Chernozhukov et al. 2018).
 
@@ -76,28 +77,30 @@ def compare_on_log(
         evidence: what was said, from ``gather_evidence`` on this window.
         incumbent: serves now.
         estimates: rates behind votes and re-asks.
-        fold: of each unit, from ``session_folds``.
-        learned: by fold, the version learned without it; it stands for the candidate where that saw the question.
+        folds: of the units, with what was learned without each.
+        candidate: one that is independent of this window; or by fold the one that was learned without it, which stands
+            for the candidate where that saw the question.
         settings: half-life, floors.
-        candidate: one that is independent of this window, judged itself; None: ``learned``'s of each fold.
     """
-    first = evidence.first_unit
+    first, fold = evidence.first_unit, folds.of_unit
     before = _choices(incumbent, window).route
-    after = np.zeros(len(before), np.int64) if candidate is None else _choices(candidate, window).route
-    belief = np.zeros((len(before), len(incumbent.parameters.routes)))
-    for k, version in learned.items():
-        choices = _choices(version, window, fold == k)
-        belief[fold == k] = choices.probabilities
-        if candidate is None:
-            after[fold == k] = choices.route
-    least = min(_LEAST_BELIEF, 0.1 / belief.shape[1])
+    after = np.zeros(len(before), np.int64)
+    shape = (len(before), len(incumbent.parameters.routes))
+    belief, proposed = np.zeros(shape), np.zeros(shape)
+    for k, found in folds.learned.items():
+        rows = fold == k
+        choices = _choices(candidate if isinstance(candidate, RouterVersion) else candidate[k], window, rows)
+        after[rows], proposed[rows] = choices.route, choices.probabilities
+        belief[rows] = found.estimates.posteriors[rows]
+    least = min(_LEAST_BELIEF, 0.1 / shape[1])
     said = _said(evidence, estimates, settings=settings)
     weight = recency(window, settings)[first]
     judged = fold[first] >= 0
     return Comparison(
         before=before[first][judged],
         after=after[first][judged],
-        belief=((1 - least * belief.shape[1]) * belief[first] + least)[judged],
+        belief=((1 - least * shape[1]) * belief[first] + least)[judged],
+        hope=_hope(proposed[first], before[first], after[first])[judged],
         said=said[judged],
         weight=weight[judged],
         worth=(weight * np.minimum((said.max(axis=1) - said.min(axis=1)) / _VOTE, 2.0))[judged],
@@ -132,31 +135,32 @@ def difference(comparison: Comparison, *, rows: npt.NDArray[np.bool_], settings:
     )
 
 
-def session_folds(window: Window, *, folds: int, since: datetime | None) -> npt.NDArray[np.int64]:
-    """Number each unit's fold by a hash of its session, so that what belongs together is never parted; -1: not judged.
-
-    What came up to ``since``, when the incumbent learned, is not judged: the incumbent knows what was said of it.
-    """
-    fold = np.array([int.from_bytes(_hash(s), "big") % folds for s in _session_names(window)], dtype=np.int64)
-    if since is not None:
-        fold[(window.units["received_at"] <= since).to_numpy()] = -1
-    return fold
-
-
 def _disagreement(comparison: Comparison, apart: npt.NDArray[np.bool_]) -> Disagreement:
-    """The three cases (old, new, neither is right) of the questions in ``apart``."""
+    """The three cases (old, new, neither is right) of the questions in ``apart``.
+
+    Whether the old choice is right is for the learner to say, who heard of it. If it is not, the learner has been as
+    wrong as the incumbent (they know the same votes), so whether the new one is then is what the candidate hopes for.
+    """
     at = np.arange(int(apart.sum()))
     h, g, belief = comparison.before[apart], comparison.after[apart], comparison.belief[apart]
     likely = np.exp(comparison.said[apart] - comparison.said[apart].max(axis=1, keepdims=True))
-    other = np.maximum(1.0 - belief[at, h] - belief[at, g], 1e-9)
+    old, hope = belief[at, h], comparison.hope[apart]
+    other = np.maximum(1.0 - old - belief[at, g], 1e-9)
     joint = belief * likely
     rest = np.maximum(joint.sum(axis=1) - joint[at, h] - joint[at, g], 0.0) / other
     return Disagreement(
-        belief=np.stack([belief[at, h], belief[at, g], other], axis=1),
+        belief=np.stack([old, (1 - old) * hope, (1 - old) * (1 - hope)], axis=1),
         said=np.stack([likely[at, h], likely[at, g], rest], axis=1),
         weight=comparison.weight[apart],
         session=np.unique(comparison.session[apart], return_inverse=True)[1].astype(np.int64),
     )
+
+
+def _hope(proposed: Floats, before: npt.NDArray[np.int64], after: npt.NDArray[np.int64]) -> Floats:
+    """P(new is right | old is not) = p(new) / (1 - p(old)) by the candidate's own p(d|x) (Q, R), never quite sure."""
+    at = np.arange(len(proposed))
+    old, new = proposed[at, before], proposed[at, after]
+    return np.asarray(np.clip(new / np.maximum(1.0 - old, 1e-9), _LEAST_HOPE, 1 - _LEAST_HOPE))
 
 
 def _sampling_error(comparison: Comparison, gain: Floats, rows: npt.NDArray[np.bool_]) -> float:
@@ -201,15 +205,6 @@ def recency(window: Window, settings: LearnerSettings) -> Floats:
     return np.asarray(0.5 ** (age / half_life), dtype=np.float64)
 
 
-def _session_names(window: Window) -> list[str]:
-    names = window.units["session_id"].where(window.units["session_id"].notna(), window.units["inference_id"])
-    return [str(name) for name in names]
-
-
 def session_numbers(window: Window) -> npt.NDArray[np.int64]:
     """Number each unit's session, (n,)."""
-    return np.unique(np.array(_session_names(window), dtype=str), return_inverse=True)[1].astype(np.int64)
-
-
-def _hash(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8]
+    return np.unique(np.array(session_names(window), dtype=str), return_inverse=True)[1].astype(np.int64)

@@ -1,7 +1,7 @@
 """Everything that the gate looks at: accuracy overall and by route, examples, cost, latency, mix of routes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,8 @@ class GoldenComparison:
 class Evaluation:
     """Everything that the gate looks at. Shares are 0..1; cost is US dollars a query, latency milliseconds.
 
-    ``of_models``: differences are in points of utility, price included.
+    ``of_models``: differences are in points of utility, price included. ``kept`` are the routes that keep the
+    incumbent's centroids, with what the candidate would have done to them.
     """
 
     overall: Difference
@@ -49,6 +50,7 @@ class Evaluation:
     splitter_f1_before: float | None = None
     golden: GoldenComparison | None = None
     of_models: bool = False
+    kept: Mapping[str, Difference] = field(default_factory=dict)
 
 
 def evaluate(

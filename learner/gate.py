@@ -1,5 +1,6 @@
 """Publish or hold: a pure function of the evaluation, with every reason in words."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,8 @@ from learner.splitter_night import NightSplitter
 _SPLITTER_GAIN = 0.01
 
 Verdict = Literal["published", "held"]
+# Votes' worth of evidence under which nothing is known.
+_NOTHING = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,7 @@ def decide_gate(evaluation: Evaluation, settings: LearnerSettings) -> GateDecisi
     """Publish iff every condition holds. No clock, no database, no randomness."""
     overall = evaluation.overall
     conditions = [
+        *(_kept(route, d, settings) for route, d in evaluation.kept.items()),
         _not_worse(overall, settings),
         _better(evaluation),
         _enough_evidence(overall, settings),
@@ -93,14 +97,15 @@ def _decided(conditions: Sequence[Condition]) -> GateDecision:
 
 
 def _points(value: float) -> str:
-    return "unknown" if abs(value) == float("inf") else f"{value:+.1f} points"
+    return "unknown" if math.isinf(value) else f"{value:+.1f} points"
 
 
 def _not_worse(overall: Difference, settings: LearnerSettings) -> Condition:
     floor = -settings.most_loss_points
+    passed = overall.low >= floor
     return Condition(
         name="not_worse",
-        passed=overall.low >= floor,
+        passed=passed,
         figure=overall.estimate,
         threshold=floor,
         n=overall.n,
@@ -108,9 +113,24 @@ def _not_worse(overall: Difference, settings: LearnerSettings) -> Condition:
         sentence=(
             f"Accuracy changes by {_points(overall.estimate)} (n = {overall.n}, evidence worth {overall.evidence:.0f}"
             f" votes), at {settings.gate_level:.0%} confidence by at least {_points(overall.low)};"
-            f" {floor:+.1f} is needed."
+            f" {floor:+.1f} is needed{'' if passed else _until_sure(overall, floor)}."
         ),
     )
+
+
+def _until_sure(d: Difference, floor: float) -> str:
+    """What is missing until the bound clears the floor: it comes nearer with the square root of the evidence."""
+    if d.estimate <= floor or not math.isfinite(d.low) or d.evidence <= 0:
+        return ", and more of the same evidence would not change that"
+    votes = d.evidence * (((d.estimate - d.low) / (d.estimate - floor)) ** 2 - 1)
+    return f"; it needs about {_requests(votes, d)} more rated requests"
+
+
+def _requests(votes: float, d: Difference) -> str:
+    """Rated requests that bring so many votes on questions that would go elsewhere, rounded to two digits."""
+    count = votes / max(d.disagreement, 0.01)
+    size = 10.0 ** max(0, math.floor(math.log10(max(count, 1))) - 1)
+    return f"{math.ceil(count / size) * size:.0f}"
 
 
 def _better(evaluation: Evaluation) -> Condition:
@@ -131,8 +151,7 @@ def _better(evaluation: Evaluation) -> Condition:
 
 def _enough_evidence(overall: Difference, settings: LearnerSettings) -> Condition:
     missing = max(0.0, settings.least_evidence - overall.evidence)
-    rate = overall.evidence / max(overall.n * overall.disagreement, 1)
-    more = f"; about {missing / max(rate * overall.disagreement, 1e-3):.0f} more requests are needed" if missing else ""
+    more = f"; it needs about {_requests(missing, overall)} more rated requests" if missing else ""
     return Condition(
         name="enough_evidence",
         passed=missing == 0,
@@ -147,22 +166,88 @@ def _enough_evidence(overall: Difference, settings: LearnerSettings) -> Conditio
     )
 
 
+def _harmed(d: Difference, settings: LearnerSettings) -> bool:
+    """Whether a route is demonstrably worse: by ``most_route_loss_points``, and certainly not better."""
+    return d.estimate < -settings.most_route_loss_points and d.high < 0
+
+
+def _unknown(d: Difference, overall: Difference, settings: LearnerSettings) -> bool:
+    """Whether too little is known of a route for the points of all traffic that its change could lose."""
+    possible = -d.low * d.n / max(overall.n, 1)
+    return d.evidence < settings.least_route_evidence and possible > settings.most_loss_points
+
+
+def doubtful_routes(evaluation: Evaluation, settings: LearnerSettings) -> tuple[str, ...]:
+    """Routes that had better keep the incumbent's centroids: worse as it seems, or without evidence.
+
+    None in a fleet of models, where any route may please and no centroid is one route's own.
+    """
+
+    def doubtful(d: Difference) -> bool:
+        unheard = d.disagreement > 0 and d.evidence < _NOTHING
+        return unheard or _harmed(d, settings) or _unknown(d, evaluation.overall, settings)
+
+    if evaluation.of_models:
+        return ()
+    return tuple(route for route, d in evaluation.per_route.items() if doubtful(d))
+
+
 def _routes(evaluation: Evaluation, settings: LearnerSettings) -> list[Condition]:
-    """Routes with enough evidence must not be demonstrably worse by ``most_route_loss_points``."""
-    tested = {r: d for r, d in evaluation.per_route.items() if d.evidence >= settings.least_route_evidence}
+    """No route that changes may be demonstrably worse, nor may a large one change on hardly any evidence."""
     floor = -settings.most_route_loss_points
     return [
         Condition(
             name=f"route:{route}",
-            passed=not (d.estimate < floor and d.high < 0),
+            passed=not _fails(route, d, evaluation, settings),
             figure=d.estimate,
             threshold=floor,
             n=d.n,
             bound=d.high,
-            sentence=f"Questions of `{route}` change by {_points(d.estimate)} (n = {d.n}); {floor:+.1f} is the least.",
+            sentence=_route_sentence(route, d, settings, failed=_fails(route, d, evaluation, settings)),
         )
-        for route, d in tested.items()
+        for route, d in evaluation.per_route.items()
+        if d.disagreement > 0
     ]
+
+
+def _fails(route: str, d: Difference, evaluation: Evaluation, settings: LearnerSettings) -> bool:
+    """A large route must not change on hardly any evidence, unless it is kept as it was as far as that goes."""
+    if d.evidence < settings.least_route_evidence:
+        left = route in evaluation.kept or evaluation.of_models
+        return not left and _unknown(d, evaluation.overall, settings)
+    return _harmed(d, settings)
+
+
+def _route_sentence(route: str, d: Difference, settings: LearnerSettings, *, failed: bool) -> str:
+    found = (
+        f"Questions of `{route}` change by {_points(d.estimate)} (n = {d.n}, evidence worth {d.evidence:.0f} votes),"
+        f" between {_points(d.low)} and {_points(d.high)}"
+    )
+    if failed and d.evidence >= settings.least_route_evidence:
+        return f"{found}; {-settings.most_route_loss_points:+.1f} is the least that is taken."
+    if failed:
+        missing = settings.least_route_evidence - d.evidence
+        return f"{found}; it needs about {_requests(missing, d)} more rated requests on `{route}`."
+    return f"{found}."
+
+
+def _kept(route: str, d: Difference, settings: LearnerSettings) -> Condition:
+    """For the record: a route that goes on as before, with what the candidate would have done to it."""
+    missing = max(settings.least_route_evidence - d.evidence, 0.0)
+    why = "it would be worse" if _harmed(d, settings) else "too little is known"
+    more = "" if _harmed(d, settings) else f"; it needs about {_requests(missing, d)} more rated requests on `{route}`"
+    return Condition(
+        name=f"kept:{route}",
+        passed=True,
+        figure=d.estimate,
+        threshold=-settings.most_route_loss_points,
+        n=d.n,
+        bound=d.low,
+        sentence=(
+            f"`{route}` keeps the incumbent's centroids, {why}: {_points(d.estimate)} (n = {d.n}, evidence worth"
+            f" {d.evidence:.0f} votes), at least {_points(d.low)}{more}."
+        ),
+    )
 
 
 def _examples(evaluation: Evaluation) -> Condition:

@@ -6,19 +6,18 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
-import numpy as np
-import numpy.typing as npt
 from sqlalchemy import Engine
 
 from learner import lease, runs
 from learner.coming_in import AT_ONCE, come_in, decide_entry
-from learner.comparison import compare_on_log, session_folds
+from learner.comparison import Difference, compare_on_log
 from learner.evaluation import Evaluation, compare_golden, evaluate
+from learner.folds import Folds, learn_by_folds
 from learner.follow_ups import find_follow_ups
 from learner.forgetting import forgiving, starting_point
-from learner.gate import GateDecision, decide_gate
-from learner.kept_routes import keep_routes
-from learner.learn import HeldCentroids, LearnedCentroids, Material, learn_centroids, prepare, within_limits
+from learner.gate import GateDecision, decide_gate, doubtful_routes
+from learner.kept_routes import keep_owners, keep_routes
+from learner.learn import HeldCentroids, LearnedCentroids, learn_centroids, prepare, within_limits
 from learner.mining import MinedFailure, mine
 from learner.report import build_report
 from learner.runs import Heartbeat
@@ -162,7 +161,7 @@ def _night(work: _Work, *, actor: str, force: bool, until: datetime | None) -> N
     base = replace(start, splitter=splitter.arrays, training=training, number=0, fingerprint="")
 
     work.step("shift")
-    folds = _learn_by_folds(work, material, start)
+    folds = learn_by_folds(material, start, settings=settings)
     trial = _try(work, window, incumbent, base, learned, folds, splitter, limits=beyond_trust_region(settings))
 
     work.step("gate")
@@ -198,52 +197,53 @@ class _Trial:
         return self.gate.verdict == "published" and self.evaluation.overall.low > 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Folds:
-    """The fold of each unit, and what was learned without each fold."""
-
-    of_unit: npt.NDArray[np.int64]
-    learned: Mapping[int, LearnedCentroids]
-
-
-def _learn_by_folds(work: _Work, material: Material, incumbent: RouterVersion) -> _Folds:
-    since = incumbent.training.get("watermark")
-    fold = session_folds(
-        material.window, folds=work.settings.folds, since=datetime.fromisoformat(since) if since else None
-    )
-    learned = {
-        int(k): learn_centroids(material, incumbent, settings=work.settings, unheard=fold == k)
-        for k in np.unique(fold[fold >= 0])
-    }
-    return _Folds(fold, learned)
-
-
 def _try(
     work: _Work,
     window: Window,
     incumbent: RouterVersion,
     base: RouterVersion,
     learned: LearnedCentroids,
-    folds: _Folds,
+    folds: Folds,
     splitter: NightSplitter,
     *,
     limits: LearnerSettings,
 ) -> _Trial:
+    """Judge what was learned; where routes are in doubt, judge what it is without them."""
+    known = (work, window, incumbent, base, learned, folds, splitter)
+    trial = _judge(*known, limits=limits, kept={})
+    kept = {route: trial.evaluation.per_route[route] for route in doubtful_routes(trial.evaluation, work.settings)}
+    return _judge(*known, limits=limits, kept=kept) if kept else trial
+
+
+def _judge(
+    work: _Work,
+    window: Window,
+    incumbent: RouterVersion,
+    base: RouterVersion,
+    learned: LearnedCentroids,
+    folds: Folds,
+    splitter: NightSplitter,
+    *,
+    limits: LearnerSettings,
+    kept: Mapping[str, Difference],
+) -> _Trial:
     """Shift the centroids within ``limits``, compare on what the candidate never saw, and ask the gate."""
     with work.engine.connect() as conn:
         golden, pinned = list_golden(conn), pinned_positions(conn, incumbent)
+    stay = [incumbent.parameters.routes.index(route) for route in kept]
 
     def limited(found: LearnedCentroids) -> tuple[RouterVersion, HeldCentroids]:
         held = within_limits(found, base, window, settings=limits)
         parameters = observe_costs(window.units, held.parameters)
-        centroids = keep_routes(held.centroids, base.centroids, pinned)
+        centroids = keep_owners(held.centroids, base, stay)
+        centroids = keep_routes(centroids, base.centroids, pinned)
         return replace(base, centroids=centroids, parameters=parameters), held
 
     candidate, held = limited(learned)
     work.step("evaluate")
-    fold, unseen = folds.of_unit, {k: limited(found)[0] for k, found in folds.learned.items()}
+    unseen = {k: limited(found)[0] for k, found in folds.learned.items()}
     comparison = compare_on_log(
-        window, learned.evidence, incumbent, learned.estimates, fold=fold, learned=unseen, settings=work.settings
+        window, learned.evidence, incumbent, learned.estimates, folds=folds, candidate=unseen, settings=work.settings
     )
     seeds = embed_seeds(incumbent.fleet, encoder=work.encoder)
     evaluation = replace(
@@ -251,9 +251,11 @@ def _try(
         splitter_f1=splitter.f1,
         splitter_f1_before=splitter.f1_before,
         golden=compare_golden(incumbent, candidate, golden, encoder=work.encoder),
+        kept=kept,
     )
     if incumbent.fleet.of_models:
-        judged = judge_values(window, learned.evidence, incumbent, fold=fold, learned=unseen, settings=work.settings)
+        fold, heard = folds.of_unit, learned.evidence
+        judged = judge_values(window, heard, incumbent, fold=fold, learned=unseen, settings=work.settings)
         evaluation = judged_by_value(evaluation, judged, routes=incumbent.parameters.routes, settings=work.settings)
     return _Trial(candidate, held, evaluation, decide_gate(evaluation, work.settings))
 

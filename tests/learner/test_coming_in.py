@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from learner.kept_routes import keep_routes
+from learner.kept_routes import keep_owners, keep_routes
 from learner.nightly import run_night
+from router.decide import Router, decide_many
 from router.plan import read_plan
 from router.registry import activate, active, history, load, publish, read_version, rollback
 from router.rollout import RolloutSettings, pin, start_trial
@@ -108,6 +109,20 @@ def test_keeping_routes_leaves_the_others_alone(values):
             rows = getattr(kept, name)[kept.owners.argmax(axis=1) == route]
             assert np.array_equal(rows, getattr(source, name)[source.owners.argmax(axis=1) == route])
     assert keep_routes(new, old, []) is new
+
+
+def test_questions_of_a_route_that_keeps_its_owners_go_where_they_went_before():
+    old = build_version(seed=2)
+    turned = np.roll(old.centroids.owners, 1, axis=1)
+    new = replace(old, centroids=replace(old.centroids, owners=turned))
+    kept = replace(new, centroids=keep_owners(new.centroids, old, [1]))
+    X = old.centroids.vectors
+    before, after = (decide_many(Router(v), X, explore=False).route for v in (old, kept))
+    mine = before == 1
+    assert mine.any()
+    assert (after[mine] == 1).all()
+    assert (after[~mine] != before[~mine]).any()
+    assert keep_owners(new.centroids, old, []) is new.centroids
 
 
 def test_a_night_that_breaks_a_golden_query_holds(engine, encoder):

@@ -1,10 +1,12 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from learner.comparison import Difference
 from learner.evaluation import Evaluation, GoldenComparison
-from learner.gate import decide_gate
+from learner.gate import decide_gate, doubtful_routes
 from learner.settings import LearnerSettings
 
 SETTINGS = LearnerSettings()
@@ -72,13 +74,93 @@ def test_every_sentence_names_its_figures_and_what_is_missing():
     words = {condition.name: condition.sentence for condition in gate.conditions}
     assert "n = 1000" in words["not_worse"]
     assert "+0.8 points" in words["not_worse"]
-    assert "more requests are needed" in words["enough_evidence"]
+    assert "it needs about 150 more rated requests" in words["enough_evidence"]
+    assert words["route:travel"].startswith("Questions of `travel` change by +3.0 points (n = 1000, evidence worth 60")
     assert all(sentence.endswith(".") for sentence in words.values())
 
 
-def test_a_route_with_little_evidence_is_not_tested_by_itself():
-    poor = replace(GOOD, estimate=-20.0, low=-60.0, high=-1.0, evidence=2.0)
-    assert failed(replace(BETTER, per_route={"travel": poor})) == []
+def test_a_large_route_of_which_little_is_known_is_in_doubt_and_says_how_many_rated_requests_are_missing():
+    poor = replace(GOOD, n=100, estimate=1.0, low=-20.0, high=12.0, disagreement=0.05, evidence=3.0)
+    evaluation = replace(BETTER, per_route={"billing": GOOD, "travel": poor})
+    assert doubtful_routes(evaluation, SETTINGS) == ("travel",)
+    assert failed(evaluation) == ["route:travel"]
+    assert "it needs about 240 more rated requests on `travel`." in decide_gate(evaluation, SETTINGS).missing[0]
+
+
+def test_a_small_route_that_can_lose_little_of_all_traffic_may_change_on_little_evidence():
+    small = replace(GOOD, n=5, estimate=1.0, low=-60.0, high=60.0, evidence=0.5)
+    evaluation = replace(BETTER, per_route={"travel": small})
+    assert (doubtful_routes(evaluation, SETTINGS), failed(evaluation)) == ((), [])
+
+
+def test_a_route_of_which_nothing_is_known_keeps_its_centroids():
+    unheard = replace(GOOD, n=5, low=-1.0, evidence=0.0)
+    assert doubtful_routes(replace(BETTER, per_route={"travel": unheard}), SETTINGS) == ("travel",)
+    unchanged = replace(unheard, disagreement=0.0)
+    assert doubtful_routes(replace(BETTER, per_route={"travel": unchanged}), SETTINGS) == ()
+
+
+def test_a_ruined_route_is_in_doubt_however_little_was_said_of_it():
+    ruined = replace(GOOD, n=50, estimate=-30.0, low=-45.0, high=-12.0, evidence=4.0)
+    evaluation = replace(BETTER, per_route={"billing": GOOD, "travel": ruined})
+    assert doubtful_routes(evaluation, SETTINGS) == ("travel",)
+    assert "+1" not in decide_gate(evaluation, SETTINGS).missing[0]
+
+
+def test_what_was_kept_back_is_told_and_does_not_hold_the_rest():
+    poor = replace(GOOD, n=100, estimate=1.0, low=-20.0, high=12.0, disagreement=0.05, evidence=3.0)
+    gate = decide_gate(replace(BETTER, kept={"travel": poor}), SETTINGS)
+    assert gate.verdict == "published"
+    assert gate.conditions[0].sentence.startswith("`travel` keeps the incumbent's centroids, too little is known")
+    assert "about 240 more rated requests on `travel`" in gate.conditions[0].sentence
+
+
+def test_a_hold_for_want_of_evidence_says_how_much_more_it_takes():
+    # The bound is 4 points under the estimate and may be 4: twice as sure takes four times the evidence.
+    gate = decide_gate(overall(estimate=1.0, low=-3.0, evidence=60.0, disagreement=0.5), SETTINGS)
+    assert gate.missing[0].endswith("it needs about 360 more rated requests.")
+    hopeless = decide_gate(overall(estimate=-4.0, low=-6.0), SETTINGS)
+    assert "more of the same evidence would not change that" in hopeless.missing[0]
+
+
+points = st.floats(-40, 40)
+differences = st.builds(
+    lambda estimate, below, above, n, disagreement, evidence: Difference(
+        estimate=estimate,
+        low=estimate - below,
+        high=estimate + above,
+        n=n,
+        disagreement=disagreement,
+        evidence=evidence,
+    ),
+    points,
+    st.floats(0, 20),
+    st.floats(0, 20),
+    st.integers(1, 2000),
+    st.floats(0.001, 1),
+    st.floats(0, 200),
+)
+
+
+@given(differences, differences, st.floats(0, 10), st.floats(0, 10), st.floats(0, 100))
+def test_more_evidence_in_favour_never_turns_publish_into_hold(whole, route, gain, surer, votes):
+    def favoured(d):
+        return replace(
+            d, estimate=d.estimate + gain, low=d.low + gain + surer, high=d.high + gain, evidence=d.evidence + votes
+        )
+
+    before = replace(BETTER, overall=whole, per_route={"travel": route})
+    after = replace(BETTER, overall=favoured(whole), per_route={"travel": favoured(route)})
+    if decide_gate(before, SETTINGS).verdict == "published":
+        assert decide_gate(after, SETTINGS).verdict == "published"
+
+
+@given(differences, differences)
+def test_nothing_is_published_that_is_probably_worse_or_could_be_much_worse(whole, route):
+    evaluation = replace(BETTER, overall=whole, per_route={"travel": route})
+    if decide_gate(evaluation, SETTINGS).verdict == "published":
+        assert whole.estimate > 0
+        assert whole.low >= -SETTINGS.most_loss_points
 
 
 def test_the_same_evaluation_gives_the_same_decision():

@@ -90,7 +90,7 @@ def test_a_held_night_changes_nothing_that_serves(engine, encoder):
     log_day(engine, encoder, first_published(engine, encoder))
     result = night(engine, encoder, replace(QUICK, least_evidence=1e9))
     assert (result.verdict, result.version) == ("held", 1)
-    assert "more requests are needed" in " ".join(result.report["missing"])
+    assert "more rated requests" in " ".join(result.report["missing"])
     with engine.connect() as conn:
         assert active(conn).version == 1
         statuses = conn.execute(select(router_version.c.status).order_by(router_version.c.number)).scalars().all()
@@ -205,3 +205,14 @@ def test_what_users_wrote_cannot_become_markup_in_the_report(engine, encoder, tm
     write_markdown(result.report, page)
     assert "<script>" not in page.read_text(encoding="utf-8")
     assert "![x](y)" not in page.read_text(encoding="utf-8")
+
+
+def test_routes_of_which_too_little_is_known_keep_their_centroids_and_the_report_says_what_is_missing(engine, encoder):
+    log_day(engine, encoder, first_published(engine, encoder))
+    wary = replace(QUICK, least_route_evidence=1e6, most_loss_points=-1000.0)  # no loss is small enough
+    report = night(engine, encoder, wary).report
+    kept = [c for c in report["conditions"] if c["name"].startswith("kept:")]
+    assert kept
+    assert all("keeps the incumbent's centroids" in c["sentence"] for c in kept)
+    assert any("more rated requests on" in c["sentence"] for c in kept)
+    assert not any(c["name"].startswith("route:") and not c["passed"] for c in report["conditions"])

@@ -55,7 +55,8 @@ def test_the_lower_bound_covers_as_often_as_it_says():
     covered = []
     for seed in range(150):
         d = asked(np.random.default_rng(seed), n=400, truth=truth, belief=(0.3, 0.5, 0.2), rated=0.4)
-        covered.append(np.quantile(draw_gains(d, fit_tilt(d, spread=2.0), seed=seed), 0.1) <= truth[1] - truth[0])
+        tilt = fit_tilt(d, spread=2.0, rates=0.0)
+        covered.append(np.quantile(draw_gains(d, tilt, seed=seed), 0.1) <= truth[1] - truth[0])
     assert 0.82 <= np.mean(covered) <= 0.99
 
 
@@ -82,3 +83,10 @@ def test_an_empty_tilt_leaves_the_belief_alone():
     np.testing.assert_allclose(gains(d, np.zeros(2)), 0.7)
     certain = Tilt(value=np.zeros(2), covariance=np.zeros((2, 2)))
     np.testing.assert_allclose(draw_gains(d, certain, seed=0), 0.7)
+
+
+def test_rates_that_may_be_wrong_widen_the_bounds_only_where_something_was_said():
+    said, silent = (asked(np.random.default_rng(0), rated=rated) for rated in (0.5, 0.0))
+    for d, wider in ((said, True), (silent, False)):
+        sure, unsure = (fit_tilt(d, spread=2.0, rates=rates).covariance[0, 0] for rates in (0.0, 0.5))
+        assert bool(unsure > sure + 0.1) is wider
