@@ -112,6 +112,8 @@ def test_real_clicks_under_known_propensities_are_estimated_from_the_other_polic
         weight, estimate = g / pi, snips(reward, g, pi)
         assert effective_sample_size(weight) > 1000
         assert ips(reward, g, pi) == pytest.approx(estimate, rel=0.1)
+        model = np.full(len(reward), reward.mean())
+        assert doubly_robust(reward, g, pi, q_logged=model, q_new=model) == pytest.approx(estimate, rel=0.1)
         error = float(np.sqrt(np.sum(weight**2 * (reward - estimate) ** 2)) / np.sum(weight))
         other = float(np.sqrt(bts["click"].var() / len(bts)))
         assert abs(estimate - bts["click"].mean()) <= 3 * np.hypot(error, other)
