@@ -25,7 +25,7 @@ from benchmarks.report import BenchmarkReport, Row
 from learner.settings import LearnerSettings
 from router.encoder import load_encoder
 
-WEIGHTS = (0.0, 0.003, 0.006, 0.01, 0.02, 0.05, 0.2, 0.4, 0.7, 5.0)
+WEIGHTS = (0.0, 0.003, 0.006, 0.01, 0.02, 0.05, 0.2, 0.4, 0.7, 1.0, 5.0)
 _NEIGHBOURS = 30
 SHOWN = ("reward", "cost_per_1000", "top_share", "over_curve", "collapsed", "published", "held")
 
