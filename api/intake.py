@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -22,6 +23,7 @@ FLUSH_ROWS = 500
 GATHER_SECONDS = 0.003
 ANSWER_SECONDS = 4.0
 STOP_SECONDS = 8.0
+STUCK_SECONDS = 3.0
 _Event = Inference | Feedback
 
 
@@ -54,6 +56,7 @@ class Intake:
         self._changed = threading.Condition()
         self._closing = self._crowded = False
         self._turn = threading.Lock()
+        self._began: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
         self._threads = [
             threading.Thread(target=self._flush_forever, name=f"intake-{i}", daemon=True) for i in range(flushers)
@@ -77,6 +80,11 @@ class Intake:
     def waiting(self) -> int:
         """Events in the queue now."""
         return self._items
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a flusher has been at one transaction for so long that it must hang, whatever the database says."""
+        return time.monotonic() - min(list(self._began.values()), default=math.inf) > STUCK_SECONDS
 
     def refuse_when_full(self) -> None:
         """Say no before a body is read, so that refusing costs nearly nothing.
@@ -170,13 +178,16 @@ class Intake:
         return taken
 
     def _flush_forever(self) -> None:
+        name = threading.current_thread().name
         while entries := self._take():
+            self._began[name] = time.monotonic()
             try:
                 self._store(entries)
             except SQLAlchemyError as error:
                 structlog.get_logger().warning("intake_failed", error=type(error).__name__, requests=len(entries))
                 self.counts["failed"] += sum(len(entry.events) for entry in entries)
                 _answer(entries, DatabaseUnavailable(DatabaseUnavailable.__doc__))
+            del self._began[name]  # one that ended in any other way is at it for ever, and readiness tells
 
     def _store(self, entries: list[_Entry]) -> None:
         """Store and commit; a lost connection is tried once more, which is safe since every event is idempotent."""

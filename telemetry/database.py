@@ -1,15 +1,20 @@
 """Engines from one URL over psycopg 3; they give up in time and say in words what is wrong."""
 
 import re
+from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Engine, make_url
+import psycopg
+from psycopg.abc import RV, PQGen
+from sqlalchemy import Engine, event, make_url
 from sqlalchemy import create_engine as _create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 
 CONNECT_TIMEOUT_S = 2
 STATEMENT_TIMEOUT_MS = 30_000
+# A server that lives ends a statement by itself; when so much later nothing was heard, its reply will never come.
+REPLY_SLACK_S = 2.0
 _KEEPALIVE = {
     "keepalives": "1",
     "keepalives_idle": "10",
@@ -50,9 +55,24 @@ def _connect_arguments(*, statement_timeout_ms: int) -> dict[str, str | int]:
     }
 
 
+class _ImpatientConnection(psycopg.Connection[Any]):
+    """A connection that is closed when a reply does not come: a link half open would hold its thread for ever."""
+
+    patience_s: float | None = None
+
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
+        patience = self.patience_s if timeout is None else timeout
+        try:
+            return super().wait(gen, interval, patience)
+        except psycopg.errors._WaitTimeout:
+            if timeout is None:
+                self.close()
+            raise
+
+
 def create_engine(url: str, *, pool_size: int = 5, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> Engine:
     """Return a sync engine. A connection that cannot be had within two seconds is an error, never a wait."""
-    return _create_engine(
+    engine = _create_engine(
         parse_url(url),
         pool_size=pool_size,
         max_overflow=0,
@@ -60,3 +80,12 @@ def create_engine(url: str, *, pool_size: int = 5, statement_timeout_ms: int = S
         hide_parameters=True,  # an error's text is kept and logged, and values may be what users wrote
         connect_args=_connect_arguments(statement_timeout_ms=statement_timeout_ms),
     )
+
+    def connect(_dialect: object, _record: object, arguments: list[Any], named: dict[str, Any]) -> psycopg.Connection:
+        connection = _ImpatientConnection.connect(*arguments, **named)
+        if statement_timeout_ms:
+            connection.patience_s = statement_timeout_ms / 1000 + REPLY_SLACK_S
+        return connection
+
+    event.listen(engine, "do_connect", connect)
+    return engine

@@ -12,6 +12,7 @@ from telemetry.database import DatabaseUnavailable
 
 router = APIRouter(tags=["health"])
 DATABASE_SECONDS = 2.5
+_STUCK = "A write of events hangs; if this lasts for longer than half a minute, restart this process."
 
 
 @router.get("/healthz")
@@ -27,13 +28,15 @@ async def readyz(request: Request) -> JSONResponse:
     database = await _database_answers(state)
     current = state.watch.current
     serving = current is not None and not state.draining
-    status = "unavailable" if not serving else "ready" if database and not state.watch.problem else "degraded"
+    away = None if database else str(DatabaseUnavailable.__doc__)
+    problem = state.watch.problem or away or (_STUCK if state.intake.stuck else None)
+    status = "unavailable" if not serving else "degraded" if problem else "ready"
     body: dict[str, Any] = {
         "status": status,
         "draining": state.draining,
         "router_version": None if current is None else current.version.number,
         "database": "ok" if database else "unavailable",
-        "problem": state.watch.problem or (None if database else str(DatabaseUnavailable.__doc__)),
+        "problem": problem,
         "events_waiting": state.intake.waiting,
         "decisions_not_logged": state.intake.counts["unlogged"],
     }
