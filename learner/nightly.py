@@ -29,7 +29,7 @@ from learner.splitter_night import NightSplitter, retrain_splitter
 from learner.splitter_training import HiddenEncoder
 from learner.value_comparison import judge_values, judged_by_value, passes_freely
 from learner.window import Window, embed_missing, read_window, watermark
-from router.registry import LeaseLost, active, load
+from router.registry import active, load
 from router.rollout import RolloutSettings, pinned_positions
 from router.version import RouterVersion
 from telemetry.feedback import mark_orphans, resolve_waiting
@@ -72,9 +72,8 @@ class _Work:
     rollout: RolloutSettings
 
     def step(self, name: str) -> None:
-        """Announce a step; a night whose lease was taken by another stops here."""
-        if self.heartbeat.lost.is_set():
-            raise LeaseLost(token=self.token, found=None)
+        """Announce a step; a night whose lease was taken by another, or whose time is over, stops here."""
+        self.heartbeat.refuse_when_over()
         with self.engine.begin() as conn:
             runs.set_step(conn, self.run_id, name)
         self.progress(name)
@@ -108,6 +107,7 @@ def run_night(
     Raises:
         LeaseHeld: another learner is at work.
         LeaseLost: another learner took over meanwhile; nothing was published.
+        NightTooLong: it took longer than ``most_hours``; nothing was published.
         NothingServes: there is no version to improve.
     """
     run_id = run_id or new_id()
@@ -117,7 +117,7 @@ def run_night(
         token = lease.acquire(conn, holder=f"{actor} {run_id}")
         runs.start_run(conn, run_id, token=token)
     try:
-        with Heartbeat(engine, token) as heartbeat:
+        with Heartbeat(engine, token, hours=settings.most_hours) as heartbeat:
             work = _Work(engine, encoder, settings, run_id, token, heartbeat, progress, rollout)
             return _night(work, actor=actor, force=force, until=until)
     except Exception as error:

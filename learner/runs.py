@@ -1,6 +1,7 @@
 """The row of one night: started, heartbeat, finished; what an interrupted night left is marked as abandoned."""
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -12,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from learner import lease
 from learner.mining import MinedFailure
+from router.registry import LeaseLost
 from telemetry.notifications import notify
 from telemetry.tables import feedback, learner_consumption, learner_run, mined_failure
 
@@ -85,11 +87,19 @@ def failure_counts(failures: Sequence[MinedFailure]) -> Mapping[str, int]:
     return counts
 
 
-class Heartbeat:
-    """Renews the lease beside the night's work. ``lost`` is set when somebody else has taken it."""
+class NightTooLong(Exception):
+    """The night took longer than TRIMTAB_LEARNER__MOST_HOURS allows and was given up; nothing was published."""
 
-    def __init__(self, engine: Engine, token: int) -> None:
+
+class Heartbeat:
+    """Renews the lease beside the night's work for so many hours. ``lost`` is set when somebody else has taken it.
+
+    A night that is stuck holds the lease no longer than that: the next one begins, and the stuck one cannot publish.
+    """
+
+    def __init__(self, engine: Engine, token: int, *, hours: float) -> None:
         self._engine, self._token = engine, token
+        self._end = time.monotonic() + 3600 * hours
         self._ended = threading.Event()
         self.lost = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="night-heartbeat", daemon=True)
@@ -102,8 +112,20 @@ class Heartbeat:
         self._ended.set()
         self._thread.join()
 
+    def refuse_when_over(self) -> None:
+        """Let the night do no more once its lease or its time is gone.
+
+        Raises:
+            LeaseLost: another learner took over.
+            NightTooLong: its hours are over.
+        """
+        if self.lost.is_set():
+            raise LeaseLost(token=self._token, found=None)
+        if time.monotonic() > self._end:
+            raise NightTooLong(NightTooLong.__doc__)
+
     def _beat(self) -> None:
-        while not self._ended.wait(_BEAT_SECONDS):
+        while not self._ended.wait(_BEAT_SECONDS) and time.monotonic() < self._end:
             try:
                 with self._engine.begin() as conn:
                     if not lease.renew(conn, self._token):

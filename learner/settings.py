@@ -63,6 +63,7 @@ class LearnerSettings:
     prior_votes: float = _setting(10.0, "votes or answers that each of these four guesses is worth")
 
     # What is read, and when a version is good enough
+    most_hours: float = _setting(6.0, "hours after which a night is given up, and the next one may begin")
     window_days: float = _setting(90.0, "days of telemetry that a night reads")
     folds: int = _setting(5, "parts for cross-fitting: each is judged by a candidate that never saw it")
     gate_level: float = _setting(0.9, "confidence of the gate's bounds")

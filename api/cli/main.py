@@ -128,6 +128,7 @@ def _expected(error: Exception) -> str | None:
     # The learner's own errors are known by name, since only its commands may import it.
     named = type(error).__name__ in (
         "LeaseHeld",
+        "NightTooLong",
         "NothingServes",
         "SameEncoder",
         "WrongLearnerSetting",

@@ -1,11 +1,13 @@
 """A night in a process of its own: ``python -m tests.learner.night_process URL WHAT STEP``.
 
-WHAT is what the process does to itself when STEP begins: ``kill`` (SIGKILL), ``stop`` (SIGSTOP) or ``go`` (nothing).
+WHAT is what the process does to itself when STEP begins: ``kill`` (SIGKILL), ``stop`` (SIGSTOP), ``starve`` (no more
+memory than it has) or ``go`` (nothing).
 It prints each step as it begins and at last the verdict, or the name of what went wrong.
 """
 
 import getpass
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -24,6 +26,10 @@ def main(url: str, what: str, step: str) -> None:
         print(name, flush=True)
         if name == step and what in _SIGNALS:
             os.kill(os.getpid(), _SIGNALS[what])
+        if name == step and what == "starve":
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            limit = pages * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
     encoder = load_encoder(home=Path(tempfile.gettempdir()) / f"trimtab-tests-{getpass.getuser()}")
     try:

@@ -6,12 +6,15 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text, update
 
+from learner import lease
 from learner.nightly import STEPS, run_night
+from learner.runs import Heartbeat, NightTooLong
 from router.registry import active
 from telemetry.tables import (
     learner_consumption,
@@ -70,6 +73,7 @@ def runs(engine):
         return [tuple(row) for row in rows]
 
 
+@pytest.mark.fault("learner killed at each step")
 @pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_night_killed_at_any_step_leaves_nothing_behind_and_the_next_one_publishes(
@@ -85,6 +89,7 @@ def test_a_night_killed_at_any_step_leaves_nothing_behind_and_the_next_one_publi
     assert runs(engine) == [("abandoned", None), ("finished", "published")]
 
 
+@pytest.mark.fault("learner killed at each step")
 @pytest.mark.slow
 def test_a_night_killed_within_the_publishing_transaction_publishes_nothing(engine, encoder, database_url):
     log_day(engine, encoder, first_published(engine, encoder))
@@ -105,6 +110,7 @@ def test_a_night_killed_within_the_publishing_transaction_publishes_nothing(engi
         assert active(conn).version == 1
 
 
+@pytest.mark.fault("zombie learner")
 @pytest.mark.slow
 def test_a_learner_that_wakes_after_its_lease_publishes_nothing(engine, encoder, database_url):
     log_day(engine, encoder, first_published(engine, encoder))
@@ -120,6 +126,7 @@ def test_a_learner_that_wakes_after_its_lease_publishes_nothing(engine, encoder,
     assert runs(engine) == [("abandoned", None), ("finished", "published")]
 
 
+@pytest.mark.fault("two learners")
 @pytest.mark.slow
 def test_of_two_learners_at_once_one_works_and_the_other_is_told_so(engine, encoder, database_url):
     log_day(engine, encoder, first_published(engine, encoder))
@@ -128,3 +135,41 @@ def test_of_two_learners_at_once_one_works_and_the_other_is_told_so(engine, enco
     assert sorted(printed) == ["LeaseHeld", "published"]
     with engine.connect() as conn:
         assert active(conn).version == 2
+
+
+@pytest.mark.fault("learner out of memory")
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["estimate", "split"])
+def test_a_night_that_gets_no_more_memory_leaves_nothing_behind(engine, encoder, database_url, step):
+    log_day(engine, encoder, first_published(engine, encoder))
+    before = what_is_published(engine)
+    with night(database_url, "starve", step) as process:
+        assert process.wait(120) != 0
+    assert what_is_published(engine) == before
+    let_the_lease_run_out(engine)
+    assert run_night(engine, encoder=encoder, settings=QUICK, actor="a test").verdict == "published"
+
+
+@pytest.mark.fault("learner past its deadline")
+@pytest.mark.slow
+def test_a_night_past_its_deadline_is_given_up_and_holds_the_next_one_no_longer(engine, encoder):
+    log_day(engine, encoder, first_published(engine, encoder))
+    before = what_is_published(engine)
+    with pytest.raises(NightTooLong):
+        run_night(engine, encoder=encoder, settings=replace(QUICK, most_hours=1e-6), actor="a test")
+    assert what_is_published(engine) == before
+    assert run_night(engine, encoder=encoder, settings=QUICK, actor="a test").verdict == "published"
+    assert runs(engine) == [("failed", None), ("finished", "published")]
+
+
+@pytest.mark.fault("learner past its deadline")
+@pytest.mark.parametrize(("hours", "renewed"), [(1e-9, False), (1.0, True)])
+def test_a_night_that_is_stuck_renews_its_lease_until_its_deadline_only(engine, monkeypatch, hours, renewed):
+    monkeypatch.setattr("learner.runs._BEAT_SECONDS", 0.02)
+    with engine.begin() as conn:
+        token = lease.acquire(conn, holder="a")
+    let_the_lease_run_out(engine)
+    with Heartbeat(engine, token, hours=hours):
+        time.sleep(0.5)
+        with engine.connect() as conn:
+            assert (lease.holder(conn) == "a") is renewed
