@@ -9,6 +9,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
@@ -44,7 +45,8 @@ def upgrade(url: str, revision: str = "head") -> None:
     """Bring the database to ``revision``; waits while another process migrates, and does nothing when it is there.
 
     A lock that is not had within the migration's ``lock_timeout`` is let go, so that what queues behind it goes on, and
-    tried again after a while.
+    tried again after a while. A database that newer code has migrated is left as it is: such changes only add until no
+    old code runs.
     """
     for wait in (*_WAITS, None):
         try:
@@ -58,6 +60,8 @@ def upgrade(url: str, revision: str = "head") -> None:
 
 def _upgrade(url: str, revision: str) -> None:
     with _exclusive(url) as connection:
+        if _is_newer(connection):
+            return
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
@@ -79,5 +83,17 @@ def current(conn: Connection) -> str | None:
 
 
 def is_current(conn: Connection) -> bool:
-    """Tell whether the database is at the newest revision this code knows."""
-    return current(conn) == ScriptDirectory.from_config(_config()).get_current_head()
+    """Tell whether the database is at the newest revision this code knows, or at one that newer code brought it to."""
+    return current(conn) == ScriptDirectory.from_config(_config()).get_current_head() or _is_newer(conn)
+
+
+def _is_newer(conn: Connection) -> bool:
+    """Tell whether the database is at a revision that this code does not know."""
+    found = current(conn)
+    if found is None:
+        return False
+    try:
+        ScriptDirectory.from_config(_config()).get_revision(found)
+    except CommandError:
+        return True
+    return False
