@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 PYTHON ?= python3
 WORKERS ?= 2
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test faults known-bad lint bench clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,12 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+faults: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) -m fault $(ARGS)
+
+known-bad: $(STAMP)
+	$(BIN)/python -m tests.faults.known_bad $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -15,6 +15,9 @@ from telemetry import embedded_postgres, migrate
 from telemetry.database import create_engine
 from telemetry.embedded_postgres import EmbeddedPostgres
 from telemetry.tables import metadata
+from tests.faults.counting import pytest_collection_modifyitems, pytest_terminal_summary
+
+__all__ = ["pytest_collection_modifyitems", "pytest_terminal_summary"]
 
 TEMPLATE = "trimtab_template"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

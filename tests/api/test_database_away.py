@@ -120,6 +120,7 @@ def check_what_it_says(client):
     assert client.get("/healthz").status_code == client.get("/metrics").status_code == 200
 
 
+@pytest.mark.fault("postgres hung")
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["hung", "dead"])
 def test_without_its_database_every_call_says_so_in_time_and_goes_on_when_it_is_back(client, database, how):

@@ -36,6 +36,7 @@ def stored(engine):
         return conn.execute(select(func.count()).select_from(inference)).scalar_one()
 
 
+@pytest.mark.fault("4x overload")
 @pytest.mark.anyio
 async def test_a_full_queue_refuses_at_once_and_stores_what_it_took(engine, stuck):
     intake = Intake(engine, most_items=10, most_bytes=10_000, flushers=1)

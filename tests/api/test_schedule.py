@@ -43,16 +43,19 @@ def test_the_next_night_is_today_when_its_time_is_still_to_come_and_else_tomorro
     assert next_run(utc("2026-06-01T01:00"), time(3), zone=BERLIN) == utc("2026-06-02T01:00")
 
 
+@pytest.mark.fault("night missed or doubled by a clock change")
 def test_an_hour_that_the_clocks_skip_is_made_up_for_right_after_the_change():
     assert next_run(utc("2026-03-28T12:00"), time(2, 30), zone=BERLIN) == utc("2026-03-29T01:30")  # clocks show 03:30
 
 
+@pytest.mark.fault("night missed or doubled by a clock change")
 def test_an_hour_that_the_clocks_repeat_has_one_night():
     first = next_run(utc("2026-10-24T12:00"), time(2, 30), zone=BERLIN)
     assert first == utc("2026-10-25T00:30")
     assert next_run(first, time(2, 30), zone=BERLIN) == utc("2026-10-26T01:30")
 
 
+@pytest.mark.fault("night missed or doubled by a clock change")
 def test_a_machine_that_slept_for_days_owes_one_night_and_not_one_for_each_day():
     due = next_run(utc("2026-06-01T12:00"), time(3), zone=BERLIN)
     woke = utc("2026-06-09T08:00")
@@ -71,6 +74,7 @@ def test_without_a_zone_the_clock_of_the_machine_counts(monkeypatch):
         clock.tzset()
 
 
+@pytest.mark.fault("night missed or doubled by a clock change")
 @settings(deadline=None)  # the machine may be busy
 @given(
     zone=st.sampled_from(ZONES).map(ZoneInfo),

@@ -46,6 +46,7 @@ def test_another_parent_is_another_version():
     assert pack(VERSION, parent="f" * 64).fingerprint != ARTIFACT.fingerprint
 
 
+@pytest.mark.fault("corrupt part")
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), part=st.sampled_from(PARTS))
 def test_a_flipped_bit_anywhere_is_refused(data, part):
@@ -57,6 +58,7 @@ def test_a_flipped_bit_anywhere_is_refused(data, part):
     assert error.value.part == part
 
 
+@pytest.mark.fault("corrupt part")
 @settings(max_examples=50, deadline=None)
 @given(data=st.data(), part=st.sampled_from(PARTS))
 def test_a_truncated_part_is_refused(data, part):
@@ -65,6 +67,7 @@ def test_a_truncated_part_is_refused(data, part):
         unpack(ARTIFACT.manifest, {**ARTIFACT.parts, part: ARTIFACT.parts[part][:kept]})
 
 
+@pytest.mark.fault("corrupt part")
 @pytest.mark.parametrize("part", PARTS)
 def test_a_missing_part_is_refused(part):
     with pytest.raises(DamagedArtifact, match=part):
@@ -83,6 +86,7 @@ def test_a_part_of_another_version_is_refused(part):
         unpack(ARTIFACT.manifest, {**ARTIFACT.parts, part: other})
 
 
+@pytest.mark.fault("corrupt part")
 def test_swapped_parts_are_refused():
     a, b = PARTS[1], PARTS[2]
     with pytest.raises(DamagedArtifact):

@@ -62,6 +62,7 @@ def test_a_publication_and_a_rollback_reach_every_process_at_once(engine, databa
     run(work)
 
 
+@pytest.mark.fault("notification lost")
 def test_a_lost_notification_is_found_by_polling(engine, database_url, tmp_path):
     async def work() -> None:
         put(engine, 1)
@@ -95,6 +96,7 @@ def test_a_watch_whose_connection_was_cut_comes_back(engine, database_url, tmp_p
     run(work)
 
 
+@pytest.mark.fault("corrupt part")
 def test_a_damaged_version_is_not_swapped_in(engine, database_url, tmp_path):
     async def work() -> None:
         put(engine, 1)
@@ -130,6 +132,7 @@ def test_a_version_of_another_encoder_is_not_swapped_in(engine, database_url, tm
     run(work)
 
 
+@pytest.mark.fault("start with the database away")
 def test_without_the_database_the_cached_version_serves(engine, database_url, tmp_path):
     async def work() -> None:
         put(engine, 1)
@@ -145,6 +148,7 @@ def test_without_the_database_the_cached_version_serves(engine, database_url, tm
     run(work)
 
 
+@pytest.mark.fault("start with the database away")
 def test_without_database_and_cache_the_rules_of_the_fleet_decide(tmp_path):
     async def work() -> None:
         heard: list[str] = []

@@ -156,9 +156,11 @@ def test_any_order_and_repetition_of_events_leaves_the_same_rows(engine: Engine,
     ]
 
 
-def test_a_clock_that_is_an_hour_off_is_repaired(connection: Connection) -> None:
-    hour = "clock_timestamp() - interval '1 hour'"
-    created, sent = connection.execute(text(f"select {hour} - interval '5 s', {hour}")).one()
+@pytest.mark.fault("clocks a day off")
+@pytest.mark.parametrize("hours", [-24, -1, 24])
+def test_a_clock_that_is_off_is_repaired(connection: Connection, hours: int) -> None:
+    now = f"clock_timestamp() + interval '{hours} hours'"
+    created, sent = connection.execute(text(f"select {now} - interval '5 s', {now}")).one()
     item = logged(occurred_at=created, client_sent_at=sent)
     store_inferences(connection, [item])
     off = text("select extract(epoch from clock_timestamp() - occurred_at) from inference")

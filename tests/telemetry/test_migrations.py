@@ -79,6 +79,7 @@ def test_migrations_and_tables_agree(database_url: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.fault("five migrations at once")
 def test_five_processes_may_migrate_at_once(empty_url: str) -> None:
     code = "import sys; from telemetry import migrate; migrate.upgrade(sys.argv[1])"
     processes = [subprocess.Popen([sys.executable, "-c", code, empty_url]) for _ in range(5)]

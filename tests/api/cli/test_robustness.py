@@ -75,6 +75,7 @@ def test_after_kill_9_of_the_server_one_command_brings_everything_acknowledged_b
     assert set(client.statuses["log"]) <= {201, 0}
 
 
+@pytest.mark.fault("postgres killed")
 def test_after_kill_9_of_postgres_it_comes_back_and_nothing_acknowledged_is_lost(served_home):
     with serving(served_home) as server:
         client = Client(server.address)
@@ -102,6 +103,7 @@ def test_after_kill_9_of_the_server_and_of_postgres_one_command_brings_both_back
         assert missing(served_home, client.acknowledged) == []
 
 
+@pytest.mark.fault("start with the database away")
 def test_a_server_that_starts_while_its_database_is_away_decides_and_mends_by_itself(served_home):
     running = embedded_postgres.start(served_home)
     with serving(served_home, TRIMTAB_DATABASE_URL=running.url):
@@ -120,6 +122,7 @@ def test_a_server_that_starts_while_its_database_is_away_decides_and_mends_by_it
                 assert http.post("/v1/inferences", json={"query": "x", "decision": {"route": "orders"}}).is_success
 
 
+@pytest.mark.fault("SIGTERM under load")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stop_under_load_stores_what_was_acknowledged_and_stops_the_database(served_home, number):
     with serving(served_home) as server:
@@ -190,6 +193,7 @@ def test_every_worker_of_every_server_follows_an_activation_within_a_second_each
     assert max(took) < 1
 
 
+@pytest.mark.fault("API worker killed")
 def test_a_worker_that_is_killed_is_replaced_and_takes_nothing_acknowledged_along(served_home):
     with serving(served_home, "--workers", "2") as server:
         client = Client(server.address)
