@@ -69,6 +69,10 @@ class _ImpatientConnection(psycopg.Connection[Any]):
                 self.close()
             raise
 
+    def __del__(self, _warn: object = None, /) -> None:
+        """Close what a pool has let go of: while a hung database holds it, its engine may be disposed of."""
+        self.close()
+
 
 def create_engine(url: str, *, pool_size: int = 5, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> Engine:
     """Return a sync engine. A connection that cannot be had within two seconds is an error, never a wait."""

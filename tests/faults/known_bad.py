@@ -185,8 +185,8 @@ def try_build(build: KnownBad) -> tuple[bool, str, float]:
         done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
         if done.returncode not in (0, _TESTS_FAILED):
             raise SystemExit(f"{build.name}: the tests could not be run.\n{done.stdout}{done.stderr}")
-        reasons = [line for line in done.stdout.splitlines() if line.startswith("E  ")]
-        return done.returncode == _TESTS_FAILED, (reasons or [""])[0][1:].strip(), time.monotonic() - began
+        reasons = [line[1:].strip() for line in done.stdout.splitlines() if line.startswith("E  ")]
+        return done.returncode == _TESTS_FAILED, " ".join(reasons[:2]), time.monotonic() - began
 
 
 def main() -> int:
