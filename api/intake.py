@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import structlog
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
 from api.errors import Overloaded
 from telemetry.database import DatabaseUnavailable
@@ -183,11 +183,11 @@ class Intake:
             self._began[name] = time.monotonic()
             try:
                 self._store(entries)
-            except SQLAlchemyError as error:
+            except Exception as error:  # noqa: BLE001  # the request edge: no event may cost the flusher its life
                 structlog.get_logger().warning("intake_failed", error=type(error).__name__, requests=len(entries))
                 self.counts["failed"] += sum(len(entry.events) for entry in entries)
                 _answer(entries, DatabaseUnavailable(DatabaseUnavailable.__doc__))
-            del self._began[name]  # one that ended in any other way is at it for ever, and readiness tells
+            del self._began[name]
 
     def _store(self, entries: list[_Entry]) -> None:
         """Store and commit; a lost connection is tried once more, which is safe since every event is idempotent."""

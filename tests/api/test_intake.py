@@ -9,6 +9,7 @@ from sqlalchemy import Engine, event, func, select
 
 from api.errors import Overloaded
 from api.intake import Intake
+from telemetry.database import DatabaseUnavailable
 from telemetry.records import Inference
 from telemetry.tables import inference
 
@@ -81,3 +82,15 @@ async def test_what_waits_when_the_server_stops_is_stored(engine, stuck):
     await asyncio.to_thread(intake.stop)
     assert all(each[0].status == "stored" for each in await asyncio.gather(*asked))
     assert stored(engine) == 50
+
+
+@pytest.mark.anyio
+async def test_an_event_that_nobody_expects_fails_alone_and_the_flusher_lives_on(engine):
+    intake = Intake(engine, most_items=10, most_bytes=10_000, flushers=1)
+    intake.start()
+    odd = Inference(inference_id=uuid4(), payload_sha256=b"x", session_id=object())
+    with pytest.raises(DatabaseUnavailable):
+        await intake.store([odd], size=100)
+    (result,) = await intake.store(some(1), size=100)
+    intake.stop()
+    assert (result.status, intake.counts["failed"], intake.stuck) == ("stored", 1, False)
