@@ -27,7 +27,7 @@ from tests.api.cli.processes import serving, trimtab, wait_for
 SECRET = "a secret of the operator"
 # From 20 percent on after 20 sessions, from 50 on after 50 of the canary's: until then it must be found out.
 QUICK = {
-    "TRIMTAB_ROLLOUT__STAGE_MINUTES": "0",
+    "TRIMTAB_ROLLOUT__STAGE_MINUTES": "0.15",  # long enough for a dozen votes on each version, however slow the machine
     "TRIMTAB_ROLLOUT__STAGE_SESSIONS": "1",
     "TRIMTAB_ROLLOUT__FIRST_SHARE": "0.01",
     "TRIMTAB_ROLLOUT__SECOND_SHARE": "0.5",
