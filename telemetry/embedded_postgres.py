@@ -25,6 +25,7 @@ from telemetry.postgres_binaries import ServerUser, find_binaries, runnable_bina
 DATABASE = "trimtab"
 SOCKET_PATH_LIMIT = 107
 START_RETRY_S = 20.0
+_DYING_SECONDS = 5.0
 _SETTINGS = {
     "listen_addresses": "",
     "fsync": "on",
@@ -98,6 +99,9 @@ class EmbeddedPostgres:
         with _locked(self._place.state):  # held until it answers, so that no other process starts a second one
             if server_pid(self._place.data) is not None:
                 return False
+            if self._process is not None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_DYING_SECONDS)  # it may be dying still, and would stay a zombie
             self._process = _wait_until_ready(self._place, _launch(self._place))
             return True
 
