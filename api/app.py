@@ -34,6 +34,7 @@ from telemetry.database import create_engine
 
 VERSION = "0.1.0"
 STATEMENT_TIMEOUT_MS = 8_000  # a client is told after four seconds that it took too long
+IDLE_TIMEOUT_MS = 3_000  # what a lost flush had written is locked so long, and its events come again at once
 _ABOUT = "Learns where to send a question. Decide, log what came of it, judge it; versions are published each night."
 
 
@@ -84,7 +85,9 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
     log = structlog.get_logger()
     encoder = load_encoder(settings.encoder, home=home)
     following = load_encoder(settings.next_encoder, home=home) if settings.next_encoder else None
-    engine = create_engine(database_url, pool_size=8, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
+    engine = create_engine(
+        database_url, pool_size=8, statement_timeout_ms=STATEMENT_TIMEOUT_MS, idle_timeout_ms=IDLE_TIMEOUT_MS
+    )
     watch = RouterWatch(
         database_url,
         home=home,

@@ -13,6 +13,8 @@ from sqlalchemy.exc import ArgumentError
 
 CONNECT_TIMEOUT_S = 2
 STATEMENT_TIMEOUT_MS = 30_000
+# A client that vanished behind a half-open link leaves its transaction, and with it the locks on what it wrote.
+IDLE_TIMEOUT_MS = 60_000
 # A server that lives ends a statement by itself; when so much later nothing was heard, its reply will never come.
 REPLY_SLACK_S = 2.0
 _KEEPALIVE = {
@@ -47,10 +49,16 @@ def parse_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
-def _connect_arguments(*, statement_timeout_ms: int) -> dict[str, str | int]:
+def _connect_arguments(*, statement_timeout_ms: int, idle_timeout_ms: int) -> dict[str, str | int]:
+    settings = {
+        "statement_timeout": statement_timeout_ms,
+        "idle_in_transaction_session_timeout": idle_timeout_ms,
+        "synchronous_commit": "on",
+        "timezone": "UTC",
+    }
     return {
         "connect_timeout": CONNECT_TIMEOUT_S,
-        "options": f"-c statement_timeout={statement_timeout_ms} -c synchronous_commit=on -c timezone=UTC",
+        "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
         **_KEEPALIVE,
     }
 
@@ -74,15 +82,28 @@ class _ImpatientConnection(psycopg.Connection[Any]):
         self.close()
 
 
-def create_engine(url: str, *, pool_size: int = 5, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> Engine:
-    """Return a sync engine. A connection that cannot be had within two seconds is an error, never a wait."""
+def create_engine(
+    url: str,
+    *,
+    pool_size: int = 5,
+    statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
+    idle_timeout_ms: int = IDLE_TIMEOUT_MS,
+) -> Engine:
+    """Return a sync engine. A connection that cannot be had within two seconds is an error, never a wait.
+
+    Args:
+        url: as for ``parse_url``.
+        pool_size: connections at most.
+        statement_timeout_ms: after which the server ends a statement; 0 for never.
+        idle_timeout_ms: after which the server ends a transaction whose client says nothing; 0 for never.
+    """
     engine = _create_engine(
         parse_url(url),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=CONNECT_TIMEOUT_S,
         hide_parameters=True,  # an error's text is kept and logged, and values may be what users wrote
-        connect_args=_connect_arguments(statement_timeout_ms=statement_timeout_ms),
+        connect_args=_connect_arguments(statement_timeout_ms=statement_timeout_ms, idle_timeout_ms=idle_timeout_ms),
     )
 
     def connect(_dialect: object, _record: object, arguments: list[Any], named: dict[str, Any]) -> psycopg.Connection:

@@ -91,6 +91,8 @@ class EmbeddedPostgres:
                 stop_server(self._place.data, process=self._process)
                 with contextlib.suppress(OSError):  # it is made again by the next start
                     self._place.socket.rmdir()
+            elif self._process is not None:
+                self._process.returncode = 0  # others use it: it is not ours to wait for, and Popen would complain
 
     def restart_if_dead(self) -> bool:
         """Bring the server back if it died (it was killed, say). Returns whether it had to be started."""

@@ -28,7 +28,7 @@ def _config() -> Config:
 
 @contextlib.contextmanager
 def _exclusive(url: str) -> Iterator[Connection]:
-    engine: Engine = create_engine(url, pool_size=1, statement_timeout_ms=0)
+    engine: Engine = create_engine(url, pool_size=1, statement_timeout_ms=0, idle_timeout_ms=0)
     try:
         with engine.connect() as connection:
             connection.execute(text("select pg_advisory_lock(:lock)"), {"lock": ADVISORY_LOCK})

@@ -1,6 +1,7 @@
 """The launcher with real servers and real processes that are really killed."""
 
 import contextlib
+import gc
 import json
 import os
 import pwd
@@ -242,6 +243,16 @@ def test_after_kill_9_of_postgres_its_user_brings_it_back_with_every_row(home):
             busy.execute("select 1")
     assert kept in rows(server.url)
     server.stop()
+    assert status(home) == (None, ())
+
+
+def test_who_started_it_may_leave_before_the_others_do(home):
+    starter, other = start(home), start(home)
+    starter.stop()
+    del starter
+    gc.collect()  # a process that is given up while it runs is a warning, and warnings are errors here
+    assert rows(other.url) is not None
+    other.stop()
     assert status(home) == (None, ())
 
 
