@@ -8,8 +8,9 @@ proposed. ``published_rate`` counts candidates of which any of the three nights 
 points of them, ``part_published_rate`` those of which only another part was published, ``worse_published_rate`` those
 where what was published, whole or part, is truly more than a point worse, ``caught`` those where it has no ruined route
 in it. ``rmse`` (points), ``coverage`` (of the lower 90 % bound) and ``spearman`` are of the estimates of all three
-nights; ``all`` takes as many of every kind. The row ``nights`` says the same of what the real nights before had
-learned; ``rollback_pairs`` are a canary's rated answers.
+nights, and beside them those of the textbook estimators; ``all`` takes as many of every kind.
+The row ``nights`` says the same of what the real nights before had learned; ``rollback_pairs`` are a canary's rated
+answers.
 """
 
 import argparse
@@ -37,9 +38,11 @@ ALIKE = 2.0
 WORSE = 1.0
 # Points that the ruined route may lose in what is published, for it to count as caught.
 SPOILED = -10.0
+TEXTBOOK = ("ips", "snips", "dr")
 SHOWN = (
     *("published_rate", "part_published_rate", "worse_published_rate", "caught"),
     *("spearman", "rmse", "bias", "coverage", "truth", "candidates"),
+    *(f"{what}_{name}" for name in TEXTBOOK for what in ("spearman", "rmse")),
     *("rollback_pairs", "rolled_back", "false_alarm_rate"),
 )
 
@@ -97,7 +100,7 @@ def judge_all(world: GateWorld, *, candidates: int) -> list[Row]:
     fewest = -(-candidates // 3)
     measured = [judged for kind, several in found.items() if kind != "collapse" for judged in several[:fewest]]
     rows = [Row(name=kind, repeat=world.seed, metrics=_metrics(several)) for kind, several in found.items()]
-    rows.append(Row(name="all", repeat=world.seed, metrics=_errors(measured) | {"spearman": _spearman(measured)}))
+    rows.append(Row(name="all", repeat=world.seed, metrics=_errors(measured) | _ranks(measured)))
     return [*rows, Row(name="nights", repeat=world.seed, metrics=_night_errors(world.nights))]
 
 
@@ -165,11 +168,15 @@ def _metrics(several: Sequence[Judged]) -> dict[str, float]:
 
 def _errors(several: Sequence[Judged]) -> dict[str, float]:
     error = np.array([[v.estimate - j.truth for v in j.verdicts] for j in several])
-    return {
+    found = {
         "rmse": float(np.sqrt(np.mean(error**2))),
         "bias": float(error.mean()),
         "coverage": float(np.mean([[v.low <= j.truth for v in j.verdicts] for j in several])),
     }
+    for name in TEXTBOOK:
+        off = np.array([[v.textbook[name] - j.truth for v in j.verdicts] for j in several])
+        found[f"rmse_{name}"] = float(np.sqrt(np.mean(off**2)))
+    return found
 
 
 def _night_errors(nights: Sequence[Night]) -> dict[str, float]:
@@ -185,11 +192,16 @@ def _night_errors(nights: Sequence[Night]) -> dict[str, float]:
     }
 
 
-def _spearman(several: Sequence[Judged]) -> float:
-    """Mean over the nights of the rank correlation of estimate and truth."""
+def _ranks(several: Sequence[Judged]) -> dict[str, float]:
+    """Mean over the nights of the rank correlation of each estimate and the truth."""
     truth = [j.truth for j in several]
-    nights = zip(*([v.estimate for v in j.verdicts] for j in several), strict=True)
-    return float(np.mean([spearmanr(truth, estimates).statistic for estimates in nights]))
+    nights = list(zip(*(j.verdicts for j in several), strict=True))
+
+    def mean(estimates: Sequence[Sequence[float]]) -> float:
+        return float(np.mean([spearmanr(truth, night).statistic for night in estimates]))
+
+    textbook = {f"spearman_{name}": mean([[v.textbook[name] for v in night] for night in nights]) for name in TEXTBOOK}
+    return {"spearman": mean([[v.estimate for v in night] for night in nights])} | textbook
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """The logs against which ``benchmarks.gate`` judges: nights of the real loop, then days that nobody learned from."""
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from api.demo.simulated_users import Habits
 from benchmarks.feedback_house import House, empty_database
 from benchmarks.feedback_world import Array, Ints, KnownEmbeddings, World, draw_examples, draw_stream
 from benchmarks.gate_candidates import Pool, open_pool
+from benchmarks.gate_textbook import textbook_changes
 from learner.comparison import Comparison, compare_on_log
 from learner.evaluation import Evaluation, evaluate
 from learner.folds import Folds, learn_by_folds
@@ -30,12 +32,16 @@ _FEWEST_UNSEEN = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """One night's estimate of a candidate as it was proposed, its lower bound (points), and what the gate did."""
+    """One night's estimate of a candidate as it was proposed, its lower bound (points), and what the gate did.
+
+    ``textbook`` is what the estimators of ``gate_textbook`` make of it.
+    """
 
     estimate: float
     low: float
     published: bool
     failed: tuple[str, ...]
+    textbook: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,7 @@ class Log:
 
         Returns what was found of it, and what would be published: the candidate, but for routes that are in doubt.
         """
+        proposed = candidate
         first = evaluation = self._evaluate(candidate)
         if doubtful := doubtful_routes(evaluation, self.settings):
             stay = [self.incumbent.parameters.routes.index(route) for route in doubtful]
@@ -66,6 +73,9 @@ class Log:
             low=overall.low,
             published=gate.verdict == "published",
             failed=tuple(c.name for c in gate.conditions if not c.passed),
+            textbook=textbook_changes(
+                self.window, self.learned, self.folds, incumbent=self.incumbent, candidate=proposed
+            ),
         )
         return verdict, candidate
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from learner.estimators import (
-    cluster_bootstrap_t,
     doubly_robust,
     effective_sample_size,
     ips,
@@ -73,25 +72,6 @@ def test_effective_sample_size_is_the_count_for_equal_weights_and_one_for_a_sing
 def test_weighted_mean_without_weight_is_zero():
     assert weighted_mean(np.array([1.0, 3.0]), np.array([3.0, 1.0])) == pytest.approx(1.5)
     assert weighted_mean(np.ones(2), np.zeros(2)) == 0.0
-
-
-def test_the_studentised_bootstrap_covers_as_often_as_it_says_with_few_unequal_clusters():
-    rng = np.random.default_rng(0)
-    missed = np.zeros(2)
-    for trial in range(300):
-        sizes = rng.integers(1, 9, 40)
-        cluster = np.repeat(np.arange(40), sizes)
-        value = rng.exponential(1.0, 40)[cluster] + rng.normal(0, 0.3, len(cluster))
-        low, high = cluster_bootstrap_t(value, np.ones(len(value)), cluster, level=0.9, draws=299, seed=trial)
-        missed += (low > 1.0, high < 1.0)
-    assert (missed / 300 <= 0.15).all()
-    assert (missed / 300 >= 0.04).all()
-
-
-def test_bounds_of_nearly_nothing_are_infinite():
-    one = np.array([0.5])
-    assert cluster_bootstrap_t(one, np.ones(1), np.zeros(1, np.int64), level=0.9) == (-np.inf, np.inf)
-    assert cluster_bootstrap_t(np.zeros(0), np.zeros(0), np.zeros(0, np.int64), level=0.9) == (-np.inf, np.inf)
 
 
 @pytest.mark.data
