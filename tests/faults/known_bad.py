@@ -68,7 +68,7 @@ BUILDS = (
     KnownBad(
         "synchronous_commit = off",
         [
-            Patch("telemetry/database.py", "synchronous_commit=on", "synchronous_commit=off"),
+            Patch("telemetry/database.py", '"synchronous_commit": "on"', '"synchronous_commit": "off"'),
             Patch("telemetry/embedded_postgres.py", '"synchronous_commit": "on"', '"synchronous_commit": "off"'),
         ],
         ["tests/faults/test_disk_faults.py::test_the_power_is_cut"],

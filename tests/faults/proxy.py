@@ -148,14 +148,14 @@ def proxied(url: str) -> Iterator[tuple[ChaosProxy, str]]:
     try:
         yield proxy, f"postgresql://trimtab@127.0.0.1:{proxy.port}{parts.path}"
     finally:
-        listening.close()
-        _in(loop, _end(proxy))
+        _in(loop, _end(proxy, listening))
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-async def _end(proxy: ChaosProxy) -> None:
+async def _end(proxy: ChaosProxy, listening: asyncio.Server) -> None:
+    listening.close()
     proxy._cut_all()
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
