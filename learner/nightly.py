@@ -162,13 +162,14 @@ def _night(work: _Work, *, actor: str, force: bool, until: datetime | None) -> N
 
     work.step("shift")
     folds = learn_by_folds(material, start, settings=settings)
-    trial = _try(work, window, incumbent, base, learned, folds, splitter, limits=beyond_trust_region(settings))
+    found = _Found(window, incumbent, base, learned, folds, splitter)
+    trial = _try(work, found, limits=beyond_trust_region(settings))
 
     work.step("gate")
     if start is not incumbent:
         trial = replace(trial, gate=forgiving(trial.gate))
     elif not (trial.proven or passes_freely(trial.gate, trial.evaluation)):  # what is not proven must be small
-        trial = _try(work, window, incumbent, base, learned, folds, splitter, limits=settings)
+        trial = _try(work, found, limits=settings)
     waits = start is incumbent and trial.gate.verdict == "held"  # what was learned of splits need not wait with it
     if waits and (alone := splitter_alone(incumbent, splitter, trial.learned, settings=settings)):
         trial = replace(trial, candidate=alone.candidate, learned=alone.learned, gate=alone.gate)
@@ -180,6 +181,18 @@ def _night(work: _Work, *, actor: str, force: bool, until: datetime | None) -> N
 def beyond_trust_region(settings: LearnerSettings) -> LearnerSettings:
     """Return the settings without the limits on how many queries change route in a night."""
     return replace(settings, most_churn=1.0, most_route_churn=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the night has learned, before any limit: ``base`` is the candidate but for its centroids."""
+
+    window: Window
+    incumbent: RouterVersion
+    base: RouterVersion
+    learned: LearnedCentroids
+    folds: Folds
+    splitter: NightSplitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,67 +210,46 @@ class _Trial:
         return self.gate.verdict == "published" and self.evaluation.overall.low > 0
 
 
-def _try(
-    work: _Work,
-    window: Window,
-    incumbent: RouterVersion,
-    base: RouterVersion,
-    learned: LearnedCentroids,
-    folds: Folds,
-    splitter: NightSplitter,
-    *,
-    limits: LearnerSettings,
-) -> _Trial:
+def _try(work: _Work, found: _Found, *, limits: LearnerSettings) -> _Trial:
     """Judge what was learned; where routes are in doubt, judge what it is without them."""
-    known = (work, window, incumbent, base, learned, folds, splitter)
-    trial = _judge(*known, limits=limits, kept={})
+    trial = _judge(work, found, limits=limits, kept={})
     kept = {route: trial.evaluation.per_route[route] for route in doubtful_routes(trial.evaluation, work.settings)}
-    return _judge(*known, limits=limits, kept=kept) if kept else trial
+    return _judge(work, found, limits=limits, kept=kept) if kept else trial
 
 
-def _judge(
-    work: _Work,
-    window: Window,
-    incumbent: RouterVersion,
-    base: RouterVersion,
-    learned: LearnedCentroids,
-    folds: Folds,
-    splitter: NightSplitter,
-    *,
-    limits: LearnerSettings,
-    kept: Mapping[str, Difference],
-) -> _Trial:
+def _judge(work: _Work, found: _Found, *, limits: LearnerSettings, kept: Mapping[str, Difference]) -> _Trial:
     """Shift the centroids within ``limits``, compare on what the candidate never saw, and ask the gate."""
+    incumbent, base, window, settings = found.incumbent, found.base, found.window, work.settings
     with work.engine.connect() as conn:
         golden, pinned = list_golden(conn), pinned_positions(conn, incumbent)
     stay = [incumbent.parameters.routes.index(route) for route in kept]
 
-    def limited(found: LearnedCentroids) -> tuple[RouterVersion, HeldCentroids]:
-        held = within_limits(found, base, window, settings=limits)
+    def limited(learned: LearnedCentroids) -> tuple[RouterVersion, HeldCentroids]:
+        held = within_limits(learned, base, window, settings=limits)
         parameters = observe_costs(window.units, held.parameters)
         centroids = keep_owners(held.centroids, base, stay)
         centroids = keep_routes(centroids, base.centroids, pinned)
         return replace(base, centroids=centroids, parameters=parameters), held
 
-    candidate, held = limited(learned)
+    candidate, held = limited(found.learned)
     work.step("evaluate")
-    unseen = {k: limited(found)[0] for k, found in folds.learned.items()}
+    unseen = {k: limited(learned)[0] for k, learned in found.folds.learned.items()}
+    heard, estimates = found.learned.evidence, found.learned.estimates
     comparison = compare_on_log(
-        window, learned.evidence, incumbent, learned.estimates, folds=folds, candidate=unseen, settings=work.settings
+        window, heard, incumbent, estimates, folds=found.folds, candidate=unseen, settings=settings
     )
     seeds = embed_seeds(incumbent.fleet, encoder=work.encoder)
     evaluation = replace(
-        evaluate(window, incumbent, candidate, comparison, examples=(seeds.X, seeds.route), settings=work.settings),
-        splitter_f1=splitter.f1,
-        splitter_f1_before=splitter.f1_before,
+        evaluate(window, incumbent, candidate, comparison, examples=(seeds.X, seeds.route), settings=settings),
+        splitter_f1=found.splitter.f1,
+        splitter_f1_before=found.splitter.f1_before,
         golden=compare_golden(incumbent, candidate, golden, encoder=work.encoder),
         kept=kept,
     )
     if incumbent.fleet.of_models:
-        fold, heard = folds.of_unit, learned.evidence
-        judged = judge_values(window, heard, incumbent, fold=fold, learned=unseen, settings=work.settings)
-        evaluation = judged_by_value(evaluation, judged, routes=incumbent.parameters.routes, settings=work.settings)
-    return _Trial(candidate, held, evaluation, decide_gate(evaluation, work.settings))
+        judged = judge_values(window, heard, incumbent, fold=found.folds.of_unit, learned=unseen, settings=settings)
+        evaluation = judged_by_value(evaluation, judged, routes=incumbent.parameters.routes, settings=settings)
+    return _Trial(candidate, held, evaluation, decide_gate(evaluation, settings))
 
 
 def _kept(settings: LearnerSettings) -> dict[str, str]:
