@@ -1,8 +1,9 @@
 """Compose the server: nothing is built before ``create_app``, and connections only when the process starts."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ from api.feedback_tokens import TokenSigner
 from api.intake import Intake
 from api.keyring import Keyring
 from api.metrics import Metrics
+from api.protocol import DOOR
 from api.recording import Recording
 from api.routes import deciding, feedback, golden, health, inferences, nights, rollouts, versions
 from api.schemas import BODIES
 from api.settings import Settings
+from api.shedding import Door
 from api.state import ServerState
 from router.encoder import load_encoder
 from router.fleet import load_fleet
@@ -38,21 +41,24 @@ IDLE_TIMEOUT_MS = 3_000  # what a lost flush had written is locked so long, and 
 _ABOUT = "Learns where to send a question. Decide, log what came of it, judge it; versions are published each night."
 
 
-def create_app(settings: Settings, *, database_url: str) -> FastAPI:
+def create_app(settings: Settings, *, database_url: str, started: Callable[[], None] | None = None) -> FastAPI:
     """Return the application. It connects when it starts and lets go when it ends.
 
     Args:
         settings: as read from the environment.
         database_url: the migrated database.
+        started: is called once all is loaded.
     """
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         state = await _start(settings, database_url)
         app.state.server = state
         app.state.children = set()
+        if started is not None:
+            started()
         try:
-            yield
+            yield {DOOR: state.door}
         finally:
             await _stop(state)
 
@@ -108,6 +114,7 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
     metrics.watch_counts("trimtab_events_waiting", "Events in the intake queue", lambda: intake.waiting)
     for name in ("received", "stored", "duplicate", "conflict", "missing", "quarantined", "failed", "shed", "unlogged"):
         metrics.watch_counts(f"trimtab_events_{name}", f"Events {name} since the start", _count(intake, name))
+    door = _door(intake, metrics)
     return ServerState(
         settings=settings,
         database_url=database_url,
@@ -120,12 +127,27 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
             next_encoder=following,
         ),
         intake=intake,
+        door=door,
         recording=Recording(store_text=settings.store_text, key=settings.hash_key()),
         metrics=metrics,
         keyring=keyring,
         admission=admission,
         signer=signer,
     )
+
+
+def _door(intake: Intake, metrics: Metrics) -> Door:
+    """Return the door of this process, which counts whom it refuses as the application would."""
+    refused = cache(lambda path: metrics.requests.labels(path, "429"))
+
+    def count(path: str) -> None:
+        refused(path).inc()
+        intake.shed(batch=path.endswith(":batch"))
+
+    door = Door(intake, count=count)
+    metrics.watch_counts("trimtab_writes_in_hand", "Writes that have come and are not yet queued", lambda: door.writes)
+    metrics.watch_counts("trimtab_overloaded", "1 while writes are refused for lack of time", lambda: door.overloaded)
+    return door
 
 
 def _count(intake: Intake, name: str) -> Any:

@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect
 from api.admission import caller_of
 from api.errors import ApiError
 from api.schemas import Strict
+from api.shedding import work_begins
 
 Body = TypeVar("Body", bound=Strict)
 
@@ -52,6 +53,7 @@ async def parse_body(request: Request, model: type[Body], *, limit: int) -> tupl
         ValidationError: it is not what ``model`` wants.
     """
     raw = await read_body(request, limit=limit)
+    work_begins(request.scope)
     return model.model_validate_json(raw or b"{}"), len(raw)
 
 

@@ -52,6 +52,7 @@ class Intake:
         self._most_items, self._most_bytes = most_items, most_bytes
         self._waiting: deque[_Entry] = deque()
         self._items = self._bytes = self._last = self._reading = 0
+        self.storing = self.storing_bytes = 0
         self._one = asyncio.Lock()
         self._changed = threading.Condition()
         self._closing = self._crowded = False
@@ -86,16 +87,15 @@ class Intake:
         """Whether a flusher has been at one transaction for so long that it must hang, whatever the database says."""
         return time.monotonic() - min(list(self._began.values()), default=math.inf) > STUCK_SECONDS
 
-    def refuse_when_full(self) -> None:
-        """Say no before a body is read, so that refusing costs nearly nothing.
-
-        Raises:
-            Overloaded: there is no room for as much as the last request brought.
-        """
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for as much as the last request brought."""
         coming = self._items + self._last * self._reading
-        if coming and coming + self._last > self._most_items:
-            self.counts["shed"] += self._last
-            raise Overloaded(Overloaded.__doc__)
+        return coming > 0 and coming + self._last > self._most_items
+
+    def shed(self, *, batch: bool) -> None:
+        """Count what a request that was refused unread brought: of a batch as much as the last request did."""
+        self.counts["shed"] += self._last if batch else 1
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -104,7 +104,9 @@ class Intake:
         Raises:
             Overloaded: those before it fill the queue.
         """
-        self.refuse_when_full()
+        if self.full:
+            self.shed(batch=True)
+            raise Overloaded(Overloaded.__doc__)
         self._reading += 1
         try:
             async with self._one:
@@ -125,9 +127,11 @@ class Intake:
         if not self._put(_Entry(events, size, answer)):
             raise Overloaded(Overloaded.__doc__)
         give_up = loop.call_later(ANSWER_SECONDS, _settle, answer, DatabaseUnavailable(DatabaseUnavailable.__doc__))
+        self.storing, self.storing_bytes = self.storing + 1, self.storing_bytes + size
         try:
             return await answer
         finally:
+            self.storing, self.storing_bytes = self.storing - 1, self.storing_bytes - size
             give_up.cancel()
 
     def store_later(self, event: _Event, *, size: int) -> bool:

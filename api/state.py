@@ -18,6 +18,7 @@ from api.keyring import Keyring
 from api.metrics import Metrics
 from api.recording import Recording
 from api.settings import Settings
+from api.shedding import Door
 from router.watch import RouterWatch
 from telemetry.database import DatabaseUnavailable
 
@@ -35,6 +36,7 @@ class ServerState:
     watch: RouterWatch
     deciding: Deciding
     intake: Intake
+    door: Door
     recording: Recording
     metrics: Metrics
     keyring: Keyring

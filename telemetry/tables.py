@@ -133,7 +133,6 @@ inference_payload = Table(
     Column("embedding", LargeBinary, comment="of the whole query; float16, little-endian"),
     Column("encoder", Text, comment="fingerprint of the encoder that made the embeddings"),
     Column("redaction", Text, nullable=False, server_default="full", comment="full, redacted, none or erased"),
-    Column("expires_at", DateTime(timezone=True)),
     CheckConstraint("redaction in ('full', 'redacted', 'none', 'erased')", name="redaction"),
 )
 

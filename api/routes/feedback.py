@@ -25,7 +25,6 @@ router = APIRouter(prefix="/v1", tags=["feedback"])
 async def give_feedback(request: Request) -> JSONResponse:
     """Judge an inference. 201: stored; 200: was there already; 202: stored, and waits for its inference."""
     state, caller = state_of(request), caller_of(request)
-    state.intake.refuse_when_full()
     event, size = await parse_body(request, FeedbackEvent, limit=state.settings.max_body_bytes)
     record = state.recording.feedback(event, principal=caller.principal)
     if caller.token is None:

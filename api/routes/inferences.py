@@ -13,6 +13,7 @@ from api.bodies import body_of, parse_body, read_body
 from api.errors import ApiError, validation_errors
 from api.lists import json_list, json_row
 from api.schemas import InferenceEvent, Strict
+from api.shedding import work_begins
 from api.state import ServerState, state_of
 from router.registry import active, list_versions
 from telemetry.dead_letters import list_dead_letters
@@ -37,7 +38,6 @@ _BATCH_SCHEMA = {
 async def log_inference(request: Request) -> JSONResponse:
     """Log one inference. 201: stored and committed; 200: it was there already; 422: another body had this id."""
     state = state_of(request)
-    state.intake.refuse_when_full()
     event, size = await parse_body(request, InferenceEvent, limit=state.settings.max_body_bytes)
     (result,) = await state.intake.store([state.recording.inference(event)], size=size)
     status = _HTTP[result.status]
@@ -53,9 +53,9 @@ async def log_inference(request: Request) -> JSONResponse:
 async def log_inferences(request: Request) -> JSONResponse:
     """Log up to 1,000 inferences. 200: all well; 207: some were refused, see results; 422: none was taken."""
     state = state_of(request)
-    state.intake.refuse_when_full()
     raw = await read_body(request, limit=state.settings.max_body_bytes)
     async with state.intake.turn():
+        work_begins(request.scope)
         parsed = _read_batch(state, raw)
     good = [record for record in parsed if isinstance(record, Inference)]
     stored = iter(await state.intake.store(good, size=len(raw)) if good else [])
@@ -147,7 +147,7 @@ def served_by(conn: Any, stored: StoredInference) -> dict[str, Any] | None:
 
 def inference_json(stored: StoredInference, *, version: dict[str, Any] | None) -> dict[str, Any]:
     """Return one inference with all that belongs to it, as the API and the command line show it."""
-    payload = None if stored.payload is None else json_row(stored.payload, without=("inference_id", "expires_at"))
+    payload = None if stored.payload is None else json_row(stored.payload, without=("inference_id",))
     return {
         **json_row(stored.inference),
         "version": version,

@@ -9,9 +9,11 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from sqlalchemy import text
 
 from api.app import create_app
+from api.protocol import SheddingProtocol
 from api.settings import Settings, read_settings
 from learner.first_version import build_first_version
 from router.encoder import Encoder, load_encoder
@@ -83,7 +85,21 @@ def module_url(_worker_url: str, fleet: Fleet, encoder: Encoder) -> str:
 @contextlib.contextmanager
 def running(settings: Settings, url: str) -> Iterator[str]:
     """Run the real application on a free port and yield its address."""
-    config = uvicorn.Config(create_app(settings, database_url=url), port=0, log_level="error", lifespan="on")
+    with serving(create_app(settings, database_url=url)) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI, *, keep_alive_seconds: int = 5) -> Iterator[str]:
+    """Serve this application as the server does, on a free port, and yield its address."""
+    config = uvicorn.Config(
+        app,
+        port=0,
+        http=SheddingProtocol,
+        log_level="error",
+        lifespan="on",
+        timeout_keep_alive=keep_alive_seconds,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

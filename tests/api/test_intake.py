@@ -47,8 +47,10 @@ async def test_a_full_queue_refuses_at_once_and_stores_what_it_took(engine, stuc
         await asyncio.sleep(0.01)
     waiting = [asyncio.create_task(intake.store(some(4), size=100)) for _ in range(2)]
     await asyncio.sleep(0.05)
+    assert intake.full
     with pytest.raises(Overloaded):
-        intake.refuse_when_full()
+        async with intake.turn():
+            pytest.fail("it was let in")
     with pytest.raises(Overloaded):
         await intake.store(some(4), size=100)
     stuck.set()

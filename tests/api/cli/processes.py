@@ -1,4 +1,4 @@
-"""``trimtab`` as real processes in a home of its own, and a client that remembers what was acknowledged."""
+"""``trimtab`` as real processes in a home of its own."""
 
 import contextlib
 import os
@@ -6,11 +6,9 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -102,57 +100,3 @@ def answers(address: str) -> bool:
         return bool(address) and httpx.get(f"{address}/readyz", timeout=5).status_code == 200
     except httpx.TransportError:
         return False
-
-
-@dataclass
-class Client:
-    """Logs inferences and asks for decisions until told to stop, from one thread each.
-
-    Attributes:
-        acknowledged: ids of the inferences that were answered 201.
-        statuses: how often which status was answered, per call; 0 stands for no answer.
-    """
-
-    address: str
-    acknowledged: list[str] = field(default_factory=list)
-    statuses: dict[str, Counter[int]] = field(default_factory=lambda: {"log": Counter(), "decide": Counter()})
-    _stop: threading.Event = field(default_factory=threading.Event)
-
-    def _log(self, http: httpx.Client) -> int:
-        key = str(uuid4())
-        body = {"inference_id": key, "query": "where is my parcel", "decision": {"route": "orders"}}
-        status = http.post("/v1/inferences", json=body).status_code
-        if status == 201:
-            self.acknowledged.append(key)
-        return status
-
-    def _decide(self, http: httpx.Client) -> int:
-        return http.post("/v1/route", json={"query": "where is my parcel", "log": False}).status_code
-
-    def _repeat(self, name: str, call: Callable[[httpx.Client], int]) -> None:
-        with httpx.Client(base_url=self.address, timeout=10) as http:
-            while not self._stop.is_set():
-                try:
-                    self.statuses[name][call(http)] += 1
-                except httpx.TransportError:
-                    self.statuses[name][0] += 1
-                    time.sleep(0.01)
-
-    @contextlib.contextmanager
-    def working(self) -> Iterator["Client"]:
-        """Work beside the test."""
-        calls = [("log", self._log), ("log", self._log), ("decide", self._decide)]
-        threads = [threading.Thread(target=self._repeat, args=call) for call in calls]
-        for thread in threads:
-            thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join()
-
-    def wait_for_more(self, events: int) -> None:
-        """Wait until so many more events are acknowledged."""
-        wanted = len(self.acknowledged) + events
-        wait_for(lambda: len(self.acknowledged) >= wanted, seconds=60)

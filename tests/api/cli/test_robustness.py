@@ -18,7 +18,8 @@ from router.registry import activate, load, publish
 from telemetry import embedded_postgres
 from telemetry.database import create_engine
 from telemetry.tables import inference
-from tests.api.cli.processes import Client, answers, serving, trimtab, wait_for
+from tests.api.cli.processes import answers, serving, trimtab, wait_for
+from tests.faults.ledger import Ledger
 
 pytestmark = pytest.mark.slow
 
@@ -65,42 +66,42 @@ def decided_by(http):
 def test_after_kill_9_of_the_server_one_command_brings_everything_acknowledged_back(served_home, workers):
     port = free_port()
     with serving(served_home, "--workers", workers, port=port) as server:
-        client = Client(server.address)
-        with client.working():
-            client.wait_for_more(100)
+        ledger = Ledger(server.address, finish_seconds=0)
+        with ledger.working():
+            ledger.wait_for_more(100)
             server.end(signal.SIGKILL)
     with serving(served_home, "--workers", workers, port=port) as again:
         assert answers(again.address)
-        assert missing(served_home, client.acknowledged) == []
-    assert set(client.statuses["log"]) <= {201, 0}
+        assert missing(served_home, ledger.acknowledged) == []
+    assert set(ledger.statuses["log"]) <= {201, 0}
 
 
 @pytest.mark.fault("postgres killed")
 def test_after_kill_9_of_postgres_it_comes_back_and_nothing_acknowledged_is_lost(served_home):
     with serving(served_home) as server:
-        client = Client(server.address)
-        with client.working():
+        ledger = Ledger(server.address)
+        with ledger.working():
             for _ in range(3):
-                client.wait_for_more(50)
+                ledger.wait_for_more(50)
                 pid, _users = embedded_postgres.status(served_home)
                 os.kill(pid, signal.SIGKILL)
                 wait_for(lambda pid=pid: embedded_postgres.status(served_home)[0] not in (None, pid))
-            client.wait_for_more(50)
+            ledger.wait_for_more(50)
         wait_for(lambda: httpx.get(f"{server.address}/readyz").json()["status"] == "ready")
-        assert missing(served_home, client.acknowledged) == []
-    assert set(client.statuses["log"]) <= {201, 503}
-    assert set(client.statuses["decide"]) == {200}
+        assert missing(served_home, ledger.acknowledged) == []
+    assert set(ledger.statuses["log"]) <= {200, 201, 503}
+    assert set(ledger.statuses["decide"]) == {200}
 
 
 def test_after_kill_9_of_the_server_and_of_postgres_one_command_brings_both_back(served_home):
     with serving(served_home) as server:
-        client = Client(server.address)
-        with client.working():
-            client.wait_for_more(50)
+        ledger = Ledger(server.address, finish_seconds=0)
+        with ledger.working():
+            ledger.wait_for_more(50)
             os.kill(embedded_postgres.status(served_home)[0], signal.SIGKILL)
             server.end(signal.SIGKILL)
     with serving(served_home):
-        assert missing(served_home, client.acknowledged) == []
+        assert missing(served_home, ledger.acknowledged) == []
 
 
 @pytest.mark.fault("start with the database away")
@@ -126,14 +127,14 @@ def test_a_server_that_starts_while_its_database_is_away_decides_and_mends_by_it
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stop_under_load_stores_what_was_acknowledged_and_stops_the_database(served_home, number):
     with serving(served_home) as server:
-        client = Client(server.address)
-        with client.working():
-            client.wait_for_more(50)
+        ledger = Ledger(server.address, finish_seconds=0)
+        with ledger.working():
+            ledger.wait_for_more(50)
             began = time.monotonic()
             assert server.end(number) == 0
             assert time.monotonic() - began < 5
     assert embedded_postgres.status(served_home) == (None, ())
-    assert missing(served_home, client.acknowledged) == []
+    assert missing(served_home, ledger.acknowledged) == []
     assert "Stopped; everything acknowledged is stored." in server.printed()
     assert "Traceback" not in server.printed()
 
@@ -196,15 +197,15 @@ def test_every_worker_of_every_server_follows_an_activation_within_a_second_each
 @pytest.mark.fault("API worker killed")
 def test_a_worker_that_is_killed_is_replaced_and_takes_nothing_acknowledged_along(served_home):
     with serving(served_home, "--workers", "2") as server:
-        client = Client(server.address)
-        with client.working():
-            client.wait_for_more(50)
+        ledger = Ledger(server.address)
+        with ledger.working():
+            ledger.wait_for_more(50)
             killed = wait_for(lambda: workers_of(server))[0]
             os.kill(killed, signal.SIGKILL)
             wait_for(lambda: len(workers_of(server)) == 2 and killed not in workers_of(server))
-            client.wait_for_more(50)
-        assert missing(served_home, client.acknowledged) == []
-    assert set(client.statuses["log"]) <= {201, 0}
+            ledger.wait_for_more(50)
+        assert missing(served_home, ledger.acknowledged) == []
+    assert set(ledger.statuses["log"]) <= {201, 0}
 
 
 def workers_of(server):

@@ -1,0 +1,138 @@
+"""When to refuse: how much work for writes the event loop has in hand, and whether it gets it done in time.
+
+A burst is no overload: it is taken, and done with in a moment. Overload is when for a whole interval nothing could be
+begun at once: the least wait of an interval tells a standing queue from a burst (Nichols and Jacobson, Controlling
+Queue Delay, 2012). From then on only so much is taken in hand that the loop comes round every few milliseconds, until
+an interval passes in which nothing had to be refused.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.intake import Intake
+
+INTERVAL_S = 0.05
+MOST_WAIT_S = 0.02
+# Work in units of about 50 us: a request costs two of them, and one more for each 5,000 bytes to parse.
+REQUEST_UNITS, BYTES_A_UNIT = 2.0, 5_000
+MOST_UNITS, MOST_UNITS_OVERLOADED = 1_024.0, 64.0
+# A refusal costs about a quarter of a unit. However many there are, it works as long as it refuses.
+UNITS_A_REFUSAL = 0.25
+_VISIT = "trimtab.visit"
+
+
+class Door:
+    """Decides whether a write may come in, before anything of it is parsed. Belongs to one event loop.
+
+    Args:
+        intake: the queue behind it; what waits there costs the loop nothing.
+        count: is told the path of every write that was refused.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, intake: Intake, *, count: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._intake, self._count, self.clock = intake, count, clock
+        self.requests = self.bytes = 0
+        self.overloaded = False
+        self._least_wait, self._ends = math.inf, -math.inf
+        self._refused = self._in_a_row = 0
+
+    @property
+    def writes(self) -> int:
+        """Writes that have come whole and are neither in the queue nor answered."""
+        return self.requests - self._intake.storing
+
+    @property
+    def in_hand(self) -> float:
+        """Work that the loop has before it, in units."""
+        return REQUEST_UNITS * self.writes + (self.bytes - self._intake.storing_bytes) / BYTES_A_UNIT
+
+    @property
+    def closed(self) -> bool:
+        """Whether one more write is too much now."""
+        self._look_back()
+        most = MOST_UNITS_OVERLOADED + UNITS_A_REFUSAL * self._in_a_row if self.overloaded else MOST_UNITS
+        return self.in_hand >= most or self._intake.full
+
+    def refuse(self, path: str) -> None:
+        """Take down that a write was refused."""
+        self._refused += 1
+        self._in_a_row += 1
+        self._count(path)
+
+    def waited(self, seconds: float) -> None:
+        """Take down that work on a write begins, so long after it had come whole."""
+        self._look_back()
+        self._in_a_row = 0
+        self._least_wait = min(self._least_wait, seconds)
+
+    def _look_back(self) -> None:
+        """Judge the interval that has ended, if one has."""
+        now = self.clock()
+        if now < self._ends:
+            return
+        standing = MOST_WAIT_S < self._least_wait < math.inf
+        self.overloaded = standing or (self.overloaded and self._refused > 0)
+        self._ends, self._least_wait, self._refused = now + INTERVAL_S, math.inf, 0
+
+
+class Visit:
+    """One write that was let in: it comes whole, work on it begins, it leaves. Slow bodies are nobody's work."""
+
+    __slots__ = ("_came", "_door", "_left", "_size")
+
+    def __init__(self, door: Door, scope: Scope) -> None:
+        self._door, self._size, self._left = door, 0, False
+        self._came: float | None = None
+        scope[_VISIT] = self
+
+    def receive(self, size: int) -> None:
+        """So many bytes of its body have come."""
+        self._size += size
+
+    def come(self) -> None:
+        """It has come whole."""
+        if not self._left:
+            self._came = self._door.clock()
+            self._door.requests += 1
+            self._door.bytes += self._size
+
+    def begin(self) -> None:
+        """Work on it begins."""
+        if self._came is not None:
+            self._door.waited(self._door.clock() - self._came)
+
+    def leave(self) -> None:
+        """It was answered, or nobody waits for it any more."""
+        self._left = True
+        if self._came is not None:
+            self._door.requests -= 1
+            self._door.bytes -= self._size
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """Return the application for this one call, after which the visit is over, whatever happens."""
+
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await app(scope, receive, send)
+            finally:
+                self.leave()
+
+        return call
+
+
+def visit_of(scope: Scope) -> Visit | None:
+    """Return the visit that a request is; None where there is no door, or none for this call."""
+    visit: Visit | None = scope.get(_VISIT)
+    return visit
+
+
+def work_begins(scope: Scope) -> None:
+    """Say that a request, read whole, is begun."""
+    if (visit := visit_of(scope)) is not None:
+        visit.begin()

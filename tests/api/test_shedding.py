@@ -1,0 +1,360 @@
+"""Writes that are too much are refused where HTTP begins; a burst is not too much, and reads are never refused."""
+
+import json
+import socket
+import time
+from types import SimpleNamespace
+from uuid import uuid4
+
+import httpx
+import pytest
+from sqlalchemy import func, select
+
+from api.app import create_app
+from api.shedding import INTERVAL_S, MOST_WAIT_S, Door, Visit
+from telemetry.database import create_engine
+from telemetry.tables import inference
+from tests.api.conftest import serving
+
+EVENT = {"query": "where is my parcel", "decision": {"route": "delivery"}}
+BODY = json.dumps(EVENT).encode()
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def queue():
+    return SimpleNamespace(storing=0, storing_bytes=0, full=False)
+
+
+@pytest.fixture
+def door(queue, clock):
+    return Door(queue, count=lambda _path: None, clock=clock)
+
+
+def come(door, count, size=300):
+    """So many writes come whole."""
+    visits = [Visit(door, {}) for _ in range(count)]
+    for visit in visits:
+        visit.receive(size)
+        visit.come()
+    return visits
+
+
+def intervals(door, clock, *waits):
+    """Intervals pass in which the least wait of what was begun was each of these."""
+    for wait in waits:
+        door.waited(wait)
+        door.waited(wait + 1)
+        clock.now += INTERVAL_S
+    assert door.closed in (True, False)
+
+
+def test_a_burst_is_let_in(door, clock):
+    visits = come(door, 200)
+    assert not door.closed
+    clock.now += 0.06
+    for visit in visits:
+        visit.begin()
+        visit.leave()
+    come(door, 1)[0].begin()
+    intervals(door, clock, 0.0001, 0.0001)
+    assert not door.overloaded
+
+
+def test_more_than_a_burst_is_never_in_hand(door):
+    come(door, 2000)
+    assert door.closed
+
+
+def test_when_nothing_is_begun_at_once_for_an_interval_less_is_taken_in_hand(door, clock):
+    visits = come(door, 100)
+    intervals(door, clock, 2 * MOST_WAIT_S)
+    assert (door.overloaded, door.closed) == (True, True)
+    for visit in visits[:70]:
+        visit.leave()
+    assert not door.closed
+
+
+def test_however_much_is_refused_some_is_taken(door, clock):
+    intervals(door, clock, 2 * MOST_WAIT_S)
+    taken = refused = 0
+    for _ in range(1000):
+        if door.closed:
+            door.refuse("/v1/inferences")
+            refused += 1
+        else:
+            come(door, 1)
+            taken += 1
+    assert taken > 100
+    door.waited(0.001)
+    assert door.closed
+    assert refused < 900
+
+
+def test_it_stays_overloaded_while_it_has_to_refuse_and_no_longer(door, clock):
+    intervals(door, clock, 2 * MOST_WAIT_S)
+    door.refuse("/v1/inferences")
+    intervals(door, clock, 0.0)
+    assert door.overloaded
+    intervals(door, clock, 0.0)
+    assert not door.overloaded
+
+
+def test_an_interval_in_which_nothing_comes_is_no_overload(door, clock):
+    intervals(door, clock, 2 * MOST_WAIT_S)
+    clock.now += 10
+    assert (door.closed, door.overloaded) == (False, False)
+
+
+def test_what_waits_for_the_database_is_not_in_hand(door, clock, queue):
+    come(door, 2000)
+    queue.storing, queue.storing_bytes = 1990, 1990 * 300
+    assert (door.writes, door.closed) == (10, False)
+    queue.full = True
+    assert door.closed
+
+
+def test_a_large_batch_is_more_work_than_one_event(door, clock):
+    intervals(door, clock, 2 * MOST_WAIT_S)
+    come(door, 5, size=40_000)
+    assert not door.closed
+    come(door, 2, size=40_000)
+    assert door.closed
+
+
+def test_a_body_that_has_not_come_is_nobodys_work_and_one_that_comes_after_the_answer_neither(door):
+    visit = Visit(door, {})
+    visit.receive(10**7)
+    assert door.in_hand == 0
+    visit.leave()
+    visit.come()
+    assert door.in_hand == 0
+
+
+def test_the_door_stands_open_again_after_all_that_was_in_hand_has_left(door):
+    for visit in come(door, 2000):
+        visit.leave()
+    assert (door.in_hand, door.closed) == (0, False)
+
+
+@pytest.fixture(scope="module")
+def app(module_url, app_settings):
+    return create_app(app_settings.model_copy(update={"cors_origins": "https://shop.example"}), database_url=module_url)
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    with serving(app) as address, httpx.Client(base_url=address, timeout=20) as http:
+        yield http
+
+
+@pytest.fixture
+def crowd(app, client):
+    """More writes are in the server's hands than it takes."""
+    visits = come(app.state.server.door, 2000)
+    yield visits
+    for visit in visits:
+        visit.leave()
+
+
+@pytest.fixture
+def wire(client):
+    """A connection on which bytes are sent and answers read."""
+    with socket.create_connection((client.base_url.host, client.base_url.port), timeout=5) as connection:
+        yield connection
+
+
+def post(*headers, body=BODY, path="/v1/inferences", version="1.1"):
+    lines = [f"POST {path} HTTP/{version}", "Host: x", "Content-Type: application/json", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+LENGTH = f"Content-Length: {len(BODY)}"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def answers(wire, count):
+    """The statuses of so many answers, in order; 0 where the connection ended instead."""
+    got, statuses = b"", []
+    while len(statuses) < count:
+        head, found, rest = got.partition(b"\r\n\r\n")
+        size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]) if found else 0
+        if found and len(rest) >= size:
+            statuses.append(int(head.split(b" ")[1]))
+            got = rest[size:]
+        elif chunk := wire.recv(65_536):
+            got += chunk
+        else:
+            return [*statuses, 0]
+    return statuses
+
+
+def rows(module_url):
+    engine = create_engine(module_url)
+    with engine.connect() as conn:
+        found = conn.execute(select(func.count()).select_from(inference)).scalar_one()
+    engine.dispose()
+    return found
+
+
+WRITES = (
+    ("POST", "/v1/inferences", EVENT),
+    ("POST", "/v1/inferences:batch", {"data": [EVENT]}),
+    ("POST", "/v1/feedback", {"inference_id": str(uuid4()), "value": "up"}),
+    ("PUT", f"/v1/feedback/{uuid4()}", {"value": "up"}),
+    ("DELETE", f"/v1/feedback/{uuid4()}", None),
+)
+
+
+@pytest.mark.parametrize(("method", "path", "body"), WRITES, ids=[f"{m} {p[:20]}" for m, p, _ in WRITES])
+def test_a_refused_write_is_answered_like_every_error_and_says_when_to_come_again(client, crowd, method, path, body):
+    answer = client.request(method, path, json=body)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (answer.json()["code"], answer.json()["status"]) == ("overloaded", 429)
+    assert "connection" not in answer.headers
+
+
+READS = ("/healthz", "/readyz", "/metrics", "/v1/inferences", "/v1/feedback", f"/v1/inferences/{uuid4()}")
+
+
+@pytest.mark.parametrize("path", READS, ids=lambda path: path[:16])
+def test_reads_and_health_are_never_refused(client, crowd, path):
+    assert client.get(path).status_code in (200, 404)
+
+
+def test_decisions_are_never_refused(client, crowd):
+    assert client.post("/v1/route", json={"query": "where is my parcel", "log": False}).status_code == 200
+
+
+def test_refused_writes_are_counted_and_nothing_of_them_is_stored(client, crowd, module_url):
+    counted = 'trimtab_requests_total{path="/v1/inferences",status="429"} '
+
+    def figures():
+        lines = client.get("/metrics").text.splitlines()
+        names = (counted, "trimtab_events_shed ", "trimtab_events_received ")
+        return [next((float(line.split()[-1]) for line in lines if line.startswith(name)), 0.0) for name in names]
+
+    before, stored = figures(), rows(module_url)
+    assert [client.post("/v1/inferences", json=EVENT).status_code for _ in range(3)] == [429] * 3
+    assert [after - old for after, old in zip(figures(), before, strict=True)] == [3, 3, 0]
+    assert rows(module_url) == stored
+
+
+def test_a_connection_goes_on_after_a_refusal_also_when_the_request_comes_in_pieces(wire, crowd):
+    for byte in post(LENGTH):
+        wire.sendall(bytes([byte]))
+        time.sleep(0.001)
+    assert answers(wire, 1) == [429]
+    wire.sendall(HEALTH)
+    assert answers(wire, 1) == [200]
+    wire.sendall(post(LENGTH))
+    assert answers(wire, 1) == [429]
+
+
+def test_what_looks_like_a_request_within_a_body_is_a_body(wire, crowd):
+    inner = post(LENGTH)
+    wire.sendall(post(f"Content-Length: {len(inner)}", body=b""))
+    assert answers(wire, 1) == [429]
+    wire.sendall(inner)
+    wire.sendall(HEALTH)
+    assert answers(wire, 1) == [200]
+
+
+ODD_HEADERS = {
+    "two lengths": (f"{LENGTH}\r\nContent-Length: 5", [400, 0]),
+    "length and chunks": (f"{LENGTH}\r\nTransfer-Encoding: chunked", [400, 0]),
+    "a length of letters": ("Content-Length: abc", [400, 0]),
+    "a folded header": (f"{LENGTH}\r\nX-Y: a\r\n Content-Length: 5", [400, 0]),
+    "a header without a name": (f"{LENGTH}\r\n: x", [400, 0]),
+    "a NUL": (f"{LENGTH}\r\nX-Y: a\0b", [400, 0]),
+}
+
+
+@pytest.mark.parametrize(("headers", "expected"), ODD_HEADERS.values(), ids=ODD_HEADERS)
+def test_a_full_server_reads_odd_requests_as_an_empty_one_does(wire, crowd, headers, expected):
+    wire.sendall(post(headers))
+    assert answers(wire, 2) == expected
+
+
+@pytest.mark.parametrize("sent", ["post /v1/inferences", "POST /V1/INFERENCES", "POST /v1/inferences2"])
+def test_what_is_no_write_of_ours_is_not_refused_as_one(wire, crowd, sent):
+    wire.sendall(post(LENGTH).replace(b"POST /v1/inferences", sent.encode()))
+    assert answers(wire, 1)[0] in (400, 404)
+
+
+def test_a_connection_that_is_refused_again_and_again_stays_and_an_idle_one_is_closed(module_url, app_settings):
+    app = create_app(app_settings, database_url=module_url)
+    with serving(app, keep_alive_seconds=1) as address:
+        come(app.state.server.door, 2000)
+        url = httpx.URL(address)
+        with socket.create_connection((url.host, url.port), timeout=5) as wire:
+            for _ in range(6):
+                wire.sendall(post(LENGTH))
+                assert answers(wire, 1) == [429]
+                time.sleep(0.3)
+            assert answers(wire, 1) == [0]
+
+
+def test_requests_sent_at_once_are_answered_in_their_order(wire, crowd):
+    wire.sendall(post(LENGTH) + HEALTH + post(LENGTH) + post(LENGTH) + HEALTH)
+    assert answers(wire, 5)[:2] == [429, 200]
+
+
+def test_a_write_behind_an_unanswered_one_waits_for_its_turn(wire, crowd):
+    slow = b'{"query": "where is my parcel, which I sent last week"}'
+    route = post(f"Content-Length: {len(slow)}", path="/v1/route", body=slow)
+    wire.sendall(route + post(LENGTH))
+    assert answers(wire, 2)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    {
+        "the client waits for 100": post(LENGTH, "Expect: 100-continue", body=b""),
+        "chunks": post("Transfer-Encoding: chunked", body=b"5\r\nhello\r\n"),
+        "a body of 2 GB": post("Content-Length: 2000000000"),
+        "the client closes": post(LENGTH, "Connection: close"),
+        "HTTP/1.0": post(LENGTH, version="1.0"),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_a_connection_is_closed_when_the_end_of_the_refused_request_is_not_near(wire, crowd, sent):
+    wire.sendall(sent[1])
+    assert answers(wire, 2) == [429, 0]
+
+
+def test_what_was_sent_behind_the_last_request_of_a_connection_is_not_answered(wire, crowd):
+    wire.sendall(post(LENGTH, "Connection: close") + HEALTH)
+    assert answers(wire, 2) == [429, 0]
+
+
+def test_a_vote_from_a_web_page_is_answered_by_the_rules_of_browsers(client, crowd):
+    origin = {"Origin": "https://shop.example"}
+    answer = client.post("/v1/feedback", json={"inference_id": str(uuid4()), "value": "up"}, headers=origin)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (202, "https://shop.example")
+
+
+def test_clients_that_leave_in_the_middle_leave_nothing_in_hand(app, client):
+    door = app.state.server.door
+    for cut in (1, 20, len(post(LENGTH))):
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as gone:
+            gone.sendall(post(LENGTH)[:cut])
+    assert client.post("/v1/inferences", content=BODY[:-1]).status_code == 422
+    assert client.post("/v1/inferences", json=EVENT).status_code == 201
+    deadline = time.monotonic() + 5
+    while (door.requests, door.bytes) != (0, 0):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
