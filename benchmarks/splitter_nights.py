@@ -24,7 +24,7 @@ from benchmarks.splitter_baselines import Spans
 from benchmarks.splitter_data import Query, read_queries
 from benchmarks.splitter_routing import routing_metrics
 from benchmarks.splitter_users import UNHEARD, Day, Manners, Users, draw_queries
-from learner.concatenate import CONNECTORS
+from learner.connectors import CONNECTORS
 from learner.first_version import build_first_version
 from learner.nightly import NightResult, run_night
 from learner.settings import LearnerSettings

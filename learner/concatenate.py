@@ -1,47 +1,18 @@
 """Training queries for the splitter, made from the fleet's own: queries of different routes joined in many ways."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
+from learner.connectors import CONNECTORS, LOOSE_WORDS, phrase
+
 T = TypeVar("T")
 
-# What people say between two requests, by family, common ones first; a benchmark leaves families out to test on them.
-CONNECTORS: Mapping[str, tuple[str, ...]] = {
-    "mark": (". ", "? ", ", ", " , ", "; ", " ; ", "! ", " - ", " / ", " | ", "... ", "\n", ": "),
-    "and": ("and", "and", "and", "and please", "and now", "but"),
-    "also": ("also", "and also", "also please", "as well as", "plus", "along with", "together with", "too, and"),
-    "then": ("then", "and then", "after that", "next", "and next", "afterwards", "once that is done", "when done"),
-    "aside": ("by the way", "btw", "oh and", "oh", "ah and", "and hey", "hey", "so", "well", "um", "ok and", "ok"),
-    "clause": (
-        *("when you get a chance", "if you don't mind", "now that i think about it", "speaking of which", "that aside"),
-        *("to switch gears", "on the other hand", "in other news", "with that out of the way", "just so you know"),
-        *("since we are talking", "let me ask this too", "on top of that", "moving along", "as you probably know"),
-        *("on a different topic", "in that case", "for the record", "as i said", "once you have that", "to be clear"),
-        *("if it is not too much", "for my other request", "coming back to my list", "i almost forgot", "what is more"),
-        *("if you have the time", "as a bonus", "with regard to the rest", "and because it matters", "not to mention"),
-        *("when that is out of the way", "for good measure", "under the same heading", "last but one", "quick one"),
-    ),
-    "further": ("additionally", "furthermore", "besides", "besides that", "moreover", "apart from that", "in addition"),
-    "change": ("on another note", "separately", "changing the subject", "something else", "unrelated, but", "anyway"),
-    "more": ("one more thing", "another question", "another thing", "i also need to know", "last thing", "and finally"),
-    "while": ("while you are at it", "while i have you", "in the meantime", "before i forget", "at the same time"),
-    "order": ("first", "second", "secondly", "third", "lastly", "finally", "last but not least", "1)", "2.", "-"),
-}
-# Words of which connectors are made that no list holds; strung together at random they teach what connectors are like.
-_LOOSE_WORDS = re.findall(
-    r"\w+",
-    "actually now still again please just since because though however instead maybe perhaps okay right alright hmm "
-    "look listen say wait hold on topic matter point request for to in of with about this that these those another "
-    "other different new quick quickly real fast or well if could not mention sorry thanks great cool good got let me "
-    "tell ask part two done after as long speaking more want would like wonder wondering curious turning over back "
-    "story side next door similarly likewise equally kindly talk sure yes no never mind the a an ",
-)
 _SHARE_ALONE, _SHARE_OF_THREE = 0.3, 0.3
-_SHARE_BARE, _SHARE_LOOSE, _SHARE_COMMON, _SHARE_DOUBLED = 0.25, 0.25, 0.25, 0.2
+_SHARE_BARE, _SHARE_PHRASE, _SHARE_LOOSE, _SHARE_COMMON, _SHARE_DOUBLED = 0.31, 0.22, 0.1, 0.22, 0.2
+_KINDS = np.cumsum((_SHARE_BARE, _SHARE_PHRASE, _SHARE_LOOSE, _SHARE_COMMON))
 _SHARE_HEARD = 0.3
 _COMMON_FAMILIES = 4
 _SHARE_ODD_NAME, _SHARE_FALSE_CONNECTOR = 0.15, 0.15
@@ -95,10 +66,11 @@ def concatenations(
     stock = _Stock(
         pools=pools,
         families=tuple(connectors for family, connectors in CONNECTORS.items() if family not in without),
-        loose=tuple(word for word in _LOOSE_WORDS if word not in unused),
+        loose=tuple(word for word in LOOSE_WORDS if word not in unused),
         words=tuple(words) or ("it",),
         heard=tuple(heard),
         share_heard=share_heard if heard else 0.0,
+        barred=tuple(f" {connector} " for family in without for connector in CONNECTORS[family]),
     )
     rng = np.random.default_rng(seed)
     return [_example(rng, stock) for _ in range(count)]
@@ -125,6 +97,7 @@ class _Stock:
     words: Sequence[str]
     heard: Sequence[str]
     share_heard: float
+    barred: Sequence[str]
 
 
 def _example(rng: np.random.Generator, stock: _Stock) -> SplitExample:
@@ -148,22 +121,30 @@ def _roughened(rng: np.random.Generator, query: str, words: Sequence[str]) -> st
 
 
 def _connector(rng: np.random.Generator, stock: _Stock) -> str:
-    """One connector with its blanks: none, one heard, loose words, or one or two known ones behind a mark or not."""
+    """One connector with its blanks; parts of allowed ones can still make up a barred one, which is drawn anew."""
+    while True:
+        found = _any_connector(rng, stock)
+        if not any(barred in f" {found} " for barred in stock.barred):
+            return found
+
+
+def _any_connector(rng: np.random.Generator, stock: _Stock) -> str:
+    """None, one heard, a phrase, loose words, or one or two known ones behind a mark."""
     if stock.heard and rng.random() < stock.share_heard:
         return _between_blanks(rng, _draw(rng, stock.heard))
-    draw = rng.random()
-    if draw < _SHARE_BARE:
+    kind = int(np.searchsorted(_KINDS, rng.random(), side="right"))
+    if kind == 0:
         return " "
-    if draw < _SHARE_BARE + _SHARE_LOOSE:
+    if kind == 1:
+        return _between_blanks(rng, phrase(rng, loose=stock.loose) or ",")
+    if kind == 2:
         source = stock.words if rng.random() < 0.3 else stock.loose
-        words = " ".join(_draw(rng, source) for _ in range(int(rng.integers(1, 5))))
-    else:
-        common = draw < _SHARE_BARE + _SHARE_LOOSE + _SHARE_COMMON
-        words = _draw(rng, _draw(rng, stock.families[:_COMMON_FAMILIES] if common else stock.families))
-        if words[-1].isspace():
-            return words
-        if rng.random() < _SHARE_DOUBLED:
-            words += f" {_draw(rng, _draw(rng, stock.families)).strip()}"
+        return _between_blanks(rng, " ".join(_draw(rng, source) for _ in range(int(rng.integers(1, 5)))))
+    words = _draw(rng, _draw(rng, stock.families[:_COMMON_FAMILIES] if kind == 3 else stock.families))
+    if words[-1].isspace():
+        return words
+    if rng.random() < _SHARE_DOUBLED:
+        words += f" {_draw(rng, _draw(rng, stock.families)).strip()}"
     return _between_blanks(rng, words)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.concatenate import SplitExample
+from learner.splitter_chain import allowed_parts, chain_loss
 from router.encoder import Encoding
 from router.splitter import Array, boundaries, cut, dilation, word_starts
 
@@ -23,7 +24,6 @@ EPOCHS = 6
 BATCH = 32
 LEARNING_RATE = 2e-3
 LEARNING_RATE_AGAIN = 1e-3  # gentler where there is something to forget
-RARE_WEIGHT = 1.5
 DROPOUT = 0.25
 
 
@@ -52,12 +52,12 @@ class SplitScore:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """An example as the training reads it: hidden (T, H) float16, words' tokens (W,), targets and weights (W, 2)."""
+    """An example as the training reads it: hidden (T, H) float16, words' tokens (W,), allowed parts (W, 3), weight."""
 
     hidden: npt.NDArray[np.float16]
     tokens: npt.NDArray[np.int64]
-    targets: Array
-    weights: Array
+    allowed: npt.NDArray[np.bool_]
+    weight: float
 
 
 def train_splitter(
@@ -132,20 +132,15 @@ def _prepare(examples: Sequence[SplitExample], *, encoder: HiddenEncoder) -> lis
 
 
 def _prepared(example: SplitExample, encoding: Encoding) -> _Prepared:
-    """Targets for each word: a segment starts here; it belongs to no segment."""
     if encoding.hidden is None or encoding.offsets is None:
         raise ValueError("The splitter is trained on encodings with hidden states.")
     starts, tokens = word_starts(example.text, encoding.offsets)
-    starting = np.isin(starts, example.starts)
-    outside, known = np.zeros(len(starts), bool), example.ends is not None or not example.starts
-    for end, start in zip(example.ends or (), example.starts, strict=False):
-        outside |= (starts >= end) & (starts < start)
-    weights = np.full((len(starts), 2), example.weight, np.float32)
-    weights[np.stack([starting, outside], axis=1)] *= RARE_WEIGHT
-    weights[:, 1] *= known
-    weights[:1, 0] = 0  # the first word always starts the first segment
-    targets = np.stack([starting, outside], axis=1).astype(np.float32)
-    return _Prepared(encoding.hidden.astype(np.float16), tokens, targets, weights)
+    return _Prepared(
+        hidden=encoding.hidden.astype(np.float16),
+        tokens=tokens,
+        allowed=allowed_parts(example, starts),
+        weight=example.weight,
+    )
 
 
 def _first_tensors(width: int, generator: "torch.Generator") -> Tensors:
@@ -153,13 +148,13 @@ def _first_tensors(width: int, generator: "torch.Generator") -> Tensors:
     import torch
 
     shapes = {"reduce": (width, 64), "conv0": (3 * 64, WIDTH)}
-    shapes |= {f"conv{layer}": (3 * WIDTH, WIDTH) for layer in range(1, LAYERS)} | {"head": (WIDTH, 2)}
+    shapes |= {f"conv{layer}": (3 * WIDTH, WIDTH) for layer in range(1, LAYERS)} | {"head": (WIDTH, 3)}
     tensors: Tensors = {}
     for name, shape in shapes.items():
         bound = shape[0] ** -0.5
         tensors[f"{name}.weight"] = (torch.rand(shape, generator=generator) * 2 - 1) * bound
         tensors[f"{name}.bias"] = torch.zeros(shape[1])
-    return tensors
+    return tensors | {"transitions": torch.zeros(3, 3)}
 
 
 def _fit(
@@ -203,26 +198,24 @@ def _batches(prepared: Sequence[_Prepared], rng: np.random.Generator) -> list[np
 def _loss(tensors: Tensors, batch: Sequence[_Prepared], generator: "torch.Generator") -> "torch.Tensor":
     import torch
 
-    longest = max(len(p.hidden) for p in batch)
-    hidden = torch.zeros(len(batch), longest, batch[0].hidden.shape[1])
+    n, longest, words = len(batch), max(len(p.hidden) for p in batch), max(len(p.tokens) for p in batch)
+    hidden = torch.zeros(n, longest, batch[0].hidden.shape[1])
+    tokens, allowed = torch.zeros(n, words, dtype=torch.int64), torch.ones(n, words, 3, dtype=torch.bool)
     for i, p in enumerate(batch):
         hidden[i, : len(p.hidden)] = torch.from_numpy(p.hidden)
+        tokens[i, : len(p.tokens)] = torch.from_numpy(p.tokens)
+        allowed[i, : len(p.tokens)] = torch.from_numpy(p.allowed)
     real = torch.tensor([[t < len(p.hidden) for t in range(longest)] for p in batch])
-    logits = _logits(tensors, hidden, real, generator)
-    rows = torch.tensor([i for i, p in enumerate(batch) for _ in p.tokens])
-    columns = torch.from_numpy(np.concatenate([p.tokens for p in batch]))
-    targets = torch.from_numpy(np.concatenate([p.targets for p in batch]))
-    weights = torch.from_numpy(np.concatenate([p.weights for p in batch]))
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(
-        logits[rows, columns], targets, weight=weights, reduction="sum"
-    )
-    return loss / len(rows)
+    real_words = torch.tensor([[w < len(p.tokens) for w in range(words)] for p in batch])
+    scores = torch.gather(_logits(tensors, hidden, real, generator), 1, tokens.unsqueeze(2).expand(-1, -1, 3))
+    losses = chain_loss(scores, tensors["transitions"], real_words, allowed)
+    return (losses * torch.tensor([p.weight for p in batch])).sum() / real_words.sum()
 
 
 def _logits(
     tensors: Tensors, hidden: "torch.Tensor", real: "torch.Tensor", generator: "torch.Generator | None"
 ) -> "torch.Tensor":
-    """The tagger of ``router.splitter.word_logits`` over padded rows, (n, T, H) to (n, T, 2); a generator drops out."""
+    """The tagger of ``router.splitter.word_logits`` over padded rows, (n, T, H) to (n, T, 3); a generator drops out."""
     import torch
 
     def thinned(x: "torch.Tensor") -> "torch.Tensor":

@@ -2,8 +2,10 @@
 
 Its arrays, all float32: ``reduce.weight`` (H, 64) and ``reduce.bias`` bring three layers of a token down to 64 numbers;
 ``conv0``, ``conv1`` ... (``.weight`` (3 C_in, C), ``.bias`` (C,)) look at three tokens that are 1, 1, 2, 4 ... apart,
-and all but the first add to what they read; ``head`` (C, 2) gives the logit that a segment starts at a word and the
-logit that the word belongs to no segment (a connector). Without arrays it never splits.
+and all but the first add to what they read; ``head`` (C, 3) scores each word's three parts: it starts a segment, it
+goes on with one, it belongs to none (a connector); ``transitions`` (3, 3) scores each part behind each other one. The
+words are a chain: a connector ends where a segment starts, never within one, and none ends the query (a linear-chain
+conditional random field, Lafferty et al. 2001). Without arrays it never splits.
 """
 
 import re
@@ -25,6 +27,7 @@ _BLOCK = 128
 _WORD = re.compile(r"\S+")
 # What may part two questions without belonging to either. Quotes, brackets and signs of code stay where they are.
 _SURE = 5.0
+STARTS, GOES_ON, OUTSIDE = 0, 1, 2
 _SEPARATORS = ".,;:?\u3002\uff0c\uff1b\uff1f\u3001"
 _SEPARATING_WORD = re.compile(rf"[{re.escape(_SEPARATORS)}\-\u2013\u2014/|&+*\u2022]+")
 
@@ -40,19 +43,28 @@ def boundaries(arrays: Mapping[str, Array], encoding: "Encoding", query: str) ->
     Returns:
         One boundary a word start, in order; none where the encoder could not read the query to its end.
     """
-    if not arrays or encoding.hidden is None or encoding.offsets is None or len(encoding.offsets) < 2:
+    if not can_split(arrays) or encoding.hidden is None or encoding.offsets is None or len(encoding.offsets) < 2:
         return ()
     if not is_read_whole(encoding, query):
         return ()
     starts, tokens = word_starts(query, encoding.offsets)
     if len(starts) < 2:
         return ()
-    logits = word_logits(arrays, encoding.hidden)[tokens]
-    probability = 1 / (1 + np.exp(-np.clip(logits[:, 0], -30, 30)))
-    ends = _ends(query, starts, outside=logits[:, 1])
+    scores = word_logits(arrays, encoding.hidden)[tokens].astype(np.float64)
+    words = [query[start:stop].rstrip() for start, stop in zip(starts, [*starts[1:], len(query)], strict=True)]
+    chances = chances_of_start(scores, arrays["transitions"])
+    # Between two segments a sign that stands alone is of neither; whether there are two is not for it to say.
+    signs = [bool(_SEPARATING_WORD.fullmatch(word)) for word in words]
+    scores[signs, OUTSIDE] = scores[signs, GOES_ON] + _SURE
+    ends = _ends(starts + np.array([len(word) for word in words], np.int64), scores, arrays["transitions"])
     return tuple(
-        Boundary(start=int(starts[i]), probability=float(probability[i]), end=ends[i]) for i in range(1, len(starts))
+        Boundary(start=int(starts[i]), probability=float(chances[i]), end=ends[i]) for i in range(1, len(starts))
     )
+
+
+def can_split(arrays: Mapping[str, Array]) -> bool:
+    """Whether these are a splitter's arrays; an empty one's are not, nor those of earlier kinds."""
+    return "transitions" in arrays
 
 
 def is_read_whole(encoding: "Encoding", query: str) -> bool:
@@ -77,6 +89,7 @@ def cut(query: str, boundaries: Sequence[Boundary], *, threshold: float) -> tupl
         end = _trimmed_end(query, start, boundary.start if boundary.end is None else boundary.end)
         if end > start:
             spans.append((start, end))
+        if spans:  # behind a first segment, what is nothing but a connector is dropped
             start = boundary.start
     return (*spans, (start, last)) if start < last else tuple(spans)
 
@@ -96,7 +109,7 @@ def word_starts(query: str, offsets: npt.NDArray[np.int32]) -> tuple[npt.NDArray
 
 
 def word_logits(arrays: Mapping[str, Array], hidden: Array) -> Array:
-    """The tagger itself: hidden states (T, H) to logits (T, 2)."""
+    """The tagger itself: hidden states (T, H) to scores (T, 3) of a token's three parts."""
     x = _gelu(_reduced(hidden, arrays["reduce.weight"]) + arrays["reduce.bias"])
     for layer in count():
         if f"conv{layer}.weight" not in arrays:
@@ -135,20 +148,51 @@ def _gelu(x: Array) -> Array:
     return y
 
 
-def _ends(query: str, starts: npt.NDArray[np.int64], *, outside: Array) -> list[int]:
-    """For each word, where a segment before it would end: in front of the words that are likeliest a connector.
+def chances_of_start(scores: npt.NDArray[np.float64], transitions: Array) -> npt.NDArray[np.float64]:
+    """The probability of each word that a segment starts there, over all ways to tag the words (forward-backward).
 
-    ``outside`` (W,) are the logits of belonging to no segment. Of all runs of words that end before a word, the one
-    with the greatest sum of logits is its connector; a sign that stands alone always is.
+    Args:
+        scores: (W, 3) of each word's parts.
+        transitions: (3, 3), from part (row) to part.
+
+    Returns:
+        (W,) probabilities; the first word's is 1.
     """
-    stops = [*starts[1:].tolist(), len(query)]
-    ends, best, end = [int(starts[0])], 0.0, int(starts[0])
-    for start, stop, logit in zip(starts.tolist(), stops[:-1], outside.tolist(), strict=False):
-        word = query[start:stop].rstrip()
-        best += _SURE if _SEPARATING_WORD.fullmatch(word) else logit
+    step = np.exp(np.clip(transitions.astype(np.float64), -30, 30))
+    step[OUTSIDE, GOES_ON] = 0
+    weights = np.exp(np.clip(scores - scores.max(axis=1, keepdims=True), -60, 0))
+    forward, backward = np.zeros_like(weights), np.ones_like(weights)
+    forward[0, STARTS], backward[-1, OUTSIDE] = 1, 0
+    for i in range(1, len(weights)):
+        reached = forward[i - 1] @ step * weights[i]
+        forward[i] = reached / reached.sum()
+        reached = step @ (backward[-i] * weights[-i])
+        backward[-i - 1] = reached / reached.sum()
+    both = forward * backward
+    found: npt.NDArray[np.float64] = both[:, STARTS] / both.sum(axis=1)
+    return found
+
+
+def _ends(stops: npt.NDArray[np.int64], scores: npt.NDArray[np.float64], transitions: Array) -> list[int]:
+    """For each word, where a segment before it would end: in front of the likeliest run of words of a connector.
+
+    Of all runs of words that end before a word, and of none, the one is taken that the chain scores highest, given that
+    a segment starts behind it.
+
+    Args:
+        stops: (W,) characters at which the words end.
+        scores: (W, 3) of each word's parts.
+        transitions: (3, 3), from part (row) to part.
+    """
+    t = transitions.astype(np.float64)
+    gains = scores[:, OUTSIDE] - scores[:, GOES_ON] + t[OUTSIDE, OUTSIDE] - t[GOES_ON, GOES_ON]
+    least = t[GOES_ON, STARTS] + t[OUTSIDE, OUTSIDE] - t[GOES_ON, OUTSIDE] - t[OUTSIDE, STARTS]
+    ends, best, end = [int(stops[0])], 0.0, int(stops[0])
+    for i in range(1, len(stops)):
+        ends.append(end if best > least else int(stops[i - 1]))
         if best <= 0:
-            best, end = 0.0, start + len(word)
-        ends.append(end)
+            best, end = 0.0, int(stops[i - 1])
+        best += float(gains[i])
     return ends
 
 

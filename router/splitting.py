@@ -65,12 +65,12 @@ def consider_split(
 
 def _boundaries(router: Router, query: str, encoding: "Encoding") -> tuple[tuple[Boundary, ...], str]:
     """Where the query might be split, or why nowhere."""
-    if not router.version.splitter:
+    from router.splitter import boundaries, can_split, is_read_whole
+
+    if not can_split(router.version.splitter):
         return (), "This version has no splitter."
     if encoding.hidden is None or encoding.offsets is None:
         return (), "The query was encoded without what the splitter reads."
-    from router.splitter import boundaries, is_read_whole
-
     if not is_read_whole(encoding, query):
         return (), "The query is longer than the encoder reads, and is left whole."
     found = boundaries(router.version.splitter, encoding, query)

@@ -7,7 +7,8 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from learner.concatenate import CONNECTORS, SplitExample, concatenations, join
+from learner.concatenate import SplitExample, concatenations, join
+from learner.connectors import CONNECTORS
 from learner.first_version import build_first_version
 from learner.splitter_training import score_splitter, train_splitter
 from router.artifact import pack
