@@ -264,7 +264,7 @@ def _examples(evaluation: Evaluation) -> Condition:
 
 
 def _no_collapse(evaluation: Evaluation, settings: LearnerSettings) -> Condition:
-    limit = max(settings.largest_share, evaluation.largest_share_before + 0.1)
+    limit = min(max(settings.largest_share, evaluation.largest_share_before + 0.1), 1.0)
     best = evaluation.of_models and evaluation.overall.low > 0  # one model may be the best for nearly everything
     return Condition(
         name="no_collapse",
