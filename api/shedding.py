@@ -1,9 +1,9 @@
 """When to refuse: how much work for writes the event loop has in hand, and whether it gets it done in time.
 
-A burst is no overload: it is taken, and done with in a moment. Overload is when for a whole interval nothing could be
-begun at once: the least wait of an interval tells a standing queue from a burst (Nichols and Jacobson, Controlling
-Queue Delay, 2012). From then on only so much is taken in hand that the loop comes round every few milliseconds, until
-an interval passes in which nothing had to be refused.
+A burst is no overload: it is taken, and done with in a moment. Overload is when more came than a burst may be, or when
+for a whole interval nothing could be begun in time: the least wait of an interval tells a standing queue from a burst
+(Nichols and Jacobson, Controlling Queue Delay, 2012). From then on only so much is taken in hand that the loop comes
+round every few milliseconds, until an interval passes in which nothing had to be refused.
 """
 
 import math
@@ -15,12 +15,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.intake import Intake
 
 INTERVAL_S = 0.05
-MOST_WAIT_S = 0.02
-# Work in units of about 50 us: a request costs two of them, and one more for each 5,000 bytes to parse.
-REQUEST_UNITS, BYTES_A_UNIT = 2.0, 5_000
-MOST_UNITS, MOST_UNITS_OVERLOADED = 1_024.0, 64.0
-# A refusal costs about a quarter of a unit. However many there are, it works as long as it refuses.
-UNITS_A_REFUSAL = 0.25
+MOST_WAIT_S = 0.1
+# Work in units of about 50 us: a request costs two, and one more for each 10,000 bytes, since batches wait for a turn.
+REQUEST_UNITS, BYTES_A_UNIT = 2.0, 10_000
+MOST_UNITS, MOST_UNITS_OVERLOADED = 512.0, 44.0
+# A refusal costs about a quarter of a unit. However many there are, it works for longer than it refuses.
+UNITS_A_REFUSAL = 0.5
 _VISIT = "trimtab.visit"
 
 
@@ -76,8 +76,7 @@ class Door:
         now = self.clock()
         if now < self._ends:
             return
-        standing = MOST_WAIT_S < self._least_wait < math.inf
-        self.overloaded = standing or (self.overloaded and self._refused > 0)
+        self.overloaded = self._refused > 0 or MOST_WAIT_S < self._least_wait < math.inf
         self._ends, self._least_wait, self._refused = now + INTERVAL_S, math.inf, 0
 
 

@@ -73,8 +73,14 @@ def test_a_burst_is_let_in(door, clock):
     assert not door.overloaded
 
 
-def test_more_than_a_burst_is_never_in_hand(door):
-    come(door, 2000)
+def test_more_than_a_burst_is_never_in_hand_and_is_overload_from_then_on(door, clock):
+    visits = come(door, 2000)
+    assert door.closed
+    door.refuse("/v1/inferences")
+    for visit in visits[100:]:
+        visit.leave()
+    assert not door.closed
+    clock.now += INTERVAL_S
     assert door.closed
 
 
@@ -82,7 +88,7 @@ def test_when_nothing_is_begun_at_once_for_an_interval_less_is_taken_in_hand(doo
     visits = come(door, 100)
     intervals(door, clock, 2 * MOST_WAIT_S)
     assert (door.overloaded, door.closed) == (True, True)
-    for visit in visits[:70]:
+    for visit in visits[:90]:
         visit.leave()
     assert not door.closed
 
@@ -128,9 +134,9 @@ def test_what_waits_for_the_database_is_not_in_hand(door, clock, queue):
 
 def test_a_large_batch_is_more_work_than_one_event(door, clock):
     intervals(door, clock, 2 * MOST_WAIT_S)
-    come(door, 5, size=40_000)
+    come(door, 7, size=40_000)
     assert not door.closed
-    come(door, 2, size=40_000)
+    come(door, 1, size=40_000)
     assert door.closed
 
 

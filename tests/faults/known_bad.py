@@ -124,8 +124,8 @@ BUILDS = (
             ),
         ],
         [
-            "tests/faults/test_version_faults.py::test_fifty_publications_in_a_minute_are_followed_one_whole_version_at_a_time",
             "tests/router/test_registry.py::test_nothing_of_a_publication_is_seen_before_the_commit",
+            "tests/faults/test_version_faults.py::test_fifty_publications_in_a_minute_are_followed_one_whole_version_at_a_time",
         ],
     ),
     KnownBad(
