@@ -44,14 +44,40 @@ _NO_REQUEST = re2.compile(r"(?i)\babout\b")
 def consider_split(
     router: Router, query: str, encoding: "Encoding", whole: Units, *, encode: Encode, explore: bool
 ) -> tuple[Units, SplitEvidence]:
-    """The segments if splitting raises the expected utility, else the whole query; and why."""
+    """The segments if splitting raises the expected utility, else the whole query; and why.
+
+    Where three segments or more do not pay, the least sure boundary is given up and the rest is weighed again.
+    """
     found, problem = _boundaries(router, query, encoding)
     spans: Spans = ()
     if not problem:
-        spans, problem = _propose(router, query, found)
-    parts = None if problem else _standing(router, query, spans, encode=encode, explore=explore)
+        spans, problem = _propose(query, found, threshold=router.parameters.split_threshold)
+    if problem:
+        return whole, unsplit(problem, boundaries=found, whole=utility(whole))
+    units, evidence = _considered(router, query, whole, spans, found, encode=encode, explore=explore)
+    while units is whole and len(spans) > 2:
+        spans, problem = _propose(query, found, threshold=float(np.nextafter(certainty(found, spans), 1.0)))
+        if problem:
+            break
+        units, again = _considered(router, query, whole, spans, found, encode=encode, explore=explore)
+        evidence = evidence if units is whole else again
+    return units, evidence
+
+
+def _considered(
+    router: Router,
+    query: str,
+    whole: Units,
+    spans: Spans,
+    found: tuple[Boundary, ...],
+    *,
+    encode: Encode,
+    explore: bool,
+) -> tuple[Units, SplitEvidence]:
+    """The spans as segments if that pays, else the whole query."""
+    parts, problem = _standing(router, query, spans, encode=encode, explore=explore), ""
     if parts is None:
-        problem = problem or "The parts cannot stand alone: too few words of their own."
+        problem = "The parts cannot stand alone: too few words of their own."
     elif "abstained" in parts.causes and certainty(found, parts.spans) < _SURE:
         problem = "A part is unlike everything that the routes know."
     else:
@@ -77,11 +103,10 @@ def _boundaries(router: Router, query: str, encoding: "Encoding") -> tuple[tuple
     return found, "" if found else "There is nothing to split: it is a single word."
 
 
-def _propose(router: Router, query: str, found: tuple[Boundary, ...]) -> tuple[Spans, str]:
+def _propose(query: str, found: tuple[Boundary, ...], *, threshold: float) -> tuple[Spans, str]:
     """The spans that are worth embedding, or why there are none."""
     from router.splitter import cut
 
-    threshold = router.parameters.split_threshold
     spans = cut(query, found, threshold=threshold)
     if len(spans) < 2:
         highest = max(boundary.probability for boundary in found)

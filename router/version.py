@@ -52,7 +52,7 @@ class RouterParameters:
     session_margin: float = 0.2
     reask_similarity: float = 0.92
     reask_floor: float = 0.05
-    split_threshold: float = 0.5
+    split_threshold: float = 0.3
     split_cost: float = 0.02
 
 

@@ -13,7 +13,7 @@ from learner.first_version import build_first_version
 from learner.splitter_training import score_splitter, train_splitter
 from router.artifact import pack
 from router.decide import Router, decide
-from router.decision import Decision
+from router.decision import Boundary, Decision
 from router.encoder import Encoder, load_encoder
 from router.fleet import Fleet, Route
 from router.splitter import boundaries, cut
@@ -175,6 +175,19 @@ def test_the_decision_says_why_it_was_split_or_not(version, encoder):
     whole = decided(version, encoder, "why was i charged twice").split
     assert whole.boundaries
     assert "No boundary reached" in whole.reason
+
+
+def test_where_three_parts_do_not_pay_the_two_that_are_sure_do(version, encoder, monkeypatch):
+    query = "how do i pay my bill with express shipping costs and will it rain tomorrow"
+    sure, unsure = query.index("will"), query.index("with")
+    found = (
+        Boundary(start=unsure, probability=0.31, end=unsure - 1),
+        Boundary(start=sure, probability=0.97, end=sure - 5),
+    )
+    monkeypatch.setattr("router.splitter.boundaries", lambda *_: found)
+    decision = decided(version, encoder, query)
+    assert [segment.text for segment in decision.segments] == [query[: sure - 5], query[sure:]]
+    assert "97% sure" in decision.split.reason
 
 
 def test_a_split_that_costs_more_than_it_gains_is_not_made(version, encoder):
