@@ -166,14 +166,14 @@ def _heard(mined: Sequence[MinedSplit], ordinary: Sequence[str], *, fewest: int)
         for phrase in _phrases(one):
             people[phrase].add(one.by)
     said = {phrase: len(by) for phrase, by in people.items() if len(by) >= fewest}
-    texts = [f" {lowered(text)} " for text in ordinary]
+    texts = [bare_words(text) for text in ordinary]
     total = sum(one.part is not None for one in mined)
     chosen = {_longest(_phrases(one), said) for one in mined} - {""}
     return tuple(
         sorted(
             phrase
             for phrase in chosen
-            if sum(f" {phrase} " in text for text in texts) / max(len(texts), 1) < _ORDINARY * said[phrase] / total
+            if sum(bare_words(phrase) in text for text in texts) / max(len(texts), 1) < _ORDINARY * said[phrase] / total
         )
     )
 
@@ -187,6 +187,11 @@ def _phrases(one: MinedSplit) -> list[str]:
     count = min(_LONGEST_CONNECTOR, len(words) - 1)
     runs = (words[-n:] if start else words[:n] for n in range(1, count + 1))
     return [" ".join(run).strip(_MARKS) for run in runs]
+
+
+def bare_words(text: str) -> str:
+    """The words in lower case without marks around them, blanks around each: what a connector is found in."""
+    return f" {' '.join(word.strip(_MARKS) for word in lowered(text).split())} "
 
 
 def _longest(phrases: Sequence[str], said: Mapping[str, int]) -> str:

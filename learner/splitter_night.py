@@ -8,8 +8,8 @@ import numpy as np
 
 from learner.concatenate import SplitExample, concatenations
 from learner.estimates import Estimates
-from learner.mining import MinedFailure, lowered
-from learner.production_splits import ProductionSplits, doubted_queries, production_splits
+from learner.mining import MinedFailure
+from learner.production_splits import ProductionSplits, bare_words, doubted_queries, production_splits
 from learner.settings import LearnerSettings
 from learner.splitter_training import score_splitter, train_splitter
 from learner.window import Window
@@ -139,7 +139,7 @@ def _single(
 ) -> dict[str, list[str]]:
     """The questions without those that seem to be several: taken for single ones they would teach not to split."""
     texts = sorted({text for asked in questions.values() for text in asked})
-    doubtful = {text for text in texts if any(f" {connector} " in f" {lowered(text)} " for connector in connectors)}
+    doubtful = {text for text in texts if any(bare_words(connector) in bare_words(text) for connector in connectors)}
     long = [text for text in texts if len(text.split()) >= _WORDS_OF_TWO]  # shorter ones need no look
     for text, encoding in zip(long, encoder.encode(long, hidden=True), strict=True):
         if any(boundary.probability >= _DOUBTFUL for boundary in boundaries(arrays, encoding, text)):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from learner.mining import MinedFailure
-from learner.production_splits import production_splits
+from learner.production_splits import bare_words, production_splits
 from learner.window import Window
 from router.fleet import Fleet, Route
 
@@ -182,3 +182,9 @@ def test_queries_without_kept_text_teach_nothing(log):
     log.missed("refund my kettle next ticket where is my parcel", "where is my parcel", by="user 1")
     log.rows[0]["query"] = None
     assert log.learned().people == 0
+
+
+@pytest.mark.parametrize("query", ["Pay it, next ticket, where is it", "pay it. NEXT TICKET: where is it"])
+def test_a_heard_connector_is_found_whatever_marks_stand_around_it(query):
+    assert bare_words("next ticket") in bare_words(query)
+    assert bare_words("next ticket") not in bare_words("the next ticketing desk")
