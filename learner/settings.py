@@ -35,7 +35,7 @@ class LearnerSettings:
     # Who owns them
     seed_sharpness: float = _setting(10.0, "sharpness of the first guess from the routes' examples")
     seed_weight: float = _setting(2.0, "votes that the first guess from the examples is worth")
-    draws: int = _setting(8, "clusterings that are averaged")
+    draws: int = _setting(4, "clusterings that are averaged")
     block: float = _setting(0.5, "chance that neighbouring clusters have one owner and change it on one day")
     purity: float = _setting(0.9, "chance that a question belongs where its centroid does")
     hazard: float = _setting(0.001, "chance a day that a centroid's questions move to another route")
