@@ -62,7 +62,7 @@ def prior_rates(settings: LearnerSettings, *, routes: int, users: int) -> Rates:
 def estimate_rates(
     evidence: Evidence, truth: Array, weight: Floats, *, settings: LearnerSettings, reliability: Floats
 ) -> Rates:
-    """s_a = (n0 s + sum p_a r) / (n0 + sum p_a) with s the same over all routes; u and the re-ask rates likewise.
+    """s_a = (n0 s_0 + sum p_a r) / (n0 + sum p_a), u and the re-ask rates likewise.
 
     Args:
         evidence: of Q questions.
@@ -100,14 +100,10 @@ def _share(
     strength: float,
     size: int,
 ) -> Floats:
-    """Posterior mean of a rate for each route, shrunk by ``strength`` pseudo-counts to that of all routes together.
-
-    That one is shrunk to the prior, so that a wrong prior is forgotten after the votes of the fleet, not of each route.
-    """
+    """Posterior mean of a rate for each route, shrunk to the prior by ``strength`` pseudo-counts."""
     hits = np.bincount(route, weights=weight * hit, minlength=size)
     total = np.bincount(route, weights=weight, minlength=size)
-    shared = (strength * prior + hits.sum()) / (strength + total.sum())
-    return np.asarray((strength * shared + hits) / (strength + total))
+    return np.asarray((strength * prior + hits) / (strength + total))
 
 
 def user_reliability(evidence: Evidence, truth: Array, rates: Rates) -> Floats:

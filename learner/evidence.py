@@ -106,20 +106,16 @@ def _join_votes(window: Window, question: Ints, *, unit_route: Ints, routes: tup
 
 
 def capped_weights(votes: Votes, *, nearest: Ints, night: Ints, cap: float) -> Floats:
-    """Weight = share x min(1, most / votes of that user), a user's on one centroid in one night sharing one vote.
-
-    Most is ``cap``, or twice what the user in the middle casts: over a long window honest users vote more often than
-    any fixed number, and their newest votes would hardly count. Accounts with a vote each cannot raise it.
+    """Weight = share x min(1, cap / votes of that user), a user's on one centroid in one night sharing one vote.
 
     Args:
         votes: V of them.
         nearest: (V,) the centroid nearest to what each vote judges.
         night: (V,) a number for the night in which each vote came.
-        cap: votes of a user that count in full in any case.
+        cap: votes of a user that count in full.
     """
     keys = pd.DataFrame({"user": votes.user, "centroid": nearest, "night": night})
     same = keys.groupby(["user", "centroid", "night"])["user"].transform("size").to_numpy(dtype=np.float64)
     weight = votes.share / same
     total = np.bincount(votes.user, weights=weight, minlength=len(votes.users))
-    most = max(cap, 2 * float(np.median(total[total > 0]))) if len(weight) else cap
-    return np.asarray(weight * np.minimum(1.0, most / np.maximum(total[votes.user], 1e-9)))
+    return np.asarray(weight * np.minimum(1.0, cap / np.maximum(total[votes.user], 1e-9)))

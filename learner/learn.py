@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from learner.abstention import abstention_threshold
 from learner.centroid_shift import distinct, nearest, shift_centroids
@@ -101,7 +100,7 @@ def prepare(
     evidence = gather_evidence(window, follow_ups, routes=incumbent.parameters.routes)
     seeds = embed_seeds(incumbent.fleet, encoder=encoder)
     X = np.concatenate([window.embeddings[evidence.first_unit], seeds.X]).astype(np.float32)
-    days, of_models = _days(window, evidence, seeds, routes=incumbent.parameters.routes), incumbent.fleet.of_models
+    days, of_models = _days(window, evidence, examples=len(seeds.X)), incumbent.fleet.of_models
     return Material(
         window=window,
         question=follow_ups.question,
@@ -260,22 +259,21 @@ def _believe(material: Material, evidence: Evidence, *, settings: LearnerSetting
     Q, R = len(evidence.first_unit), len(seeds.means)
     seeded = seed_posterior(seeds, material.X, sharpness=settings.seed_sharpness)
     example = _example_evidence(seeds, routes=R, settings=settings)
-    place = draws[0].near.ids[votes.question, 0]
+    place = draws[0].fine.ids[votes.question, 0]
     weight = capped_weights(
         votes, nearest=place, night=_nights(material.window)[votes.row], cap=settings.votes_per_user
     )
     rates = prior_rates(settings, routes=R, users=len(votes.users))
     rates = estimate_rates(evidence, seeded, weight, settings=settings, reliability=rates.reliability)
     owned = tuple(first_owned(draw, seeded, settings=settings) for draw in draws)
-    hazard = np.full(draws[0].near.days, settings.hazard)
-    heard = background = seeded
+    hazard = np.full(draws[0].fine.days, settings.hazard)
+    heard = seeded
     for _ in range(settings.em_rounds):
         said = np.concatenate([log_likelihood(evidence, weight, rates, settings=settings, shape=(Q, R)), example])
         owned, hazard = improve(
-            draws, owned, bounded(said, background, purity=settings.purity), seeded, hazard=hazard, settings=settings
+            draws, owned, bounded(said, seeded, purity=settings.purity), seeded, hazard=hazard, settings=settings
         )
-        background = average(draws, owned, last_day=False)
-        heard = softmax(np.log(background) + said)
+        heard = softmax(np.log(average(draws, owned, last_day=False)) + said)
         reliability = user_reliability(evidence, heard, rates)
         rates = estimate_rates(evidence, heard, weight, settings=settings, reliability=reliability)
     located = average(draws, owned, last_day=True)
@@ -283,20 +281,13 @@ def _believe(material: Material, evidence: Evidence, *, settings: LearnerSetting
     return _Belief(heard=heard[:Q], located=located, rates=rates)
 
 
-def _days(window: Window, evidence: Evidence, seeds: Seeds, *, routes: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """The day of each question and example, counted from the window's first.
-
-    An example says what was so when its route came: it speaks on the day on which that first answered, and on the last
-    if it never did. What was said later may contradict it.
-    """
+def _days(window: Window, evidence: Evidence, *, examples: int) -> npt.NDArray[np.int64]:
+    """The day of each question and example, counted from the window's first; examples belong to the last day."""
     if len(window.units) == 0:
-        return np.zeros(len(seeds.X), np.int64)
-    age = (window.watermark - window.units["occurred_at"]).dt.total_seconds().to_numpy()
+        return np.zeros(examples, np.int64)
+    age = (window.watermark - window.units["occurred_at"]).dt.total_seconds().to_numpy()[evidence.first_unit]
     day = (age // 86400).astype(np.int64)
-    day = day.max() - day
-    came = pd.Series(day).groupby(window.units["route"].to_numpy()).min()
-    began = came.reindex(routes, fill_value=day.max()).to_numpy(dtype=np.int64)
-    return np.concatenate([day[evidence.first_unit], began[seeds.route]])
+    return np.concatenate([day.max() - day, np.full(examples, day.max())])
 
 
 def _example_evidence(seeds: Seeds, *, routes: int, settings: LearnerSettings) -> Array:

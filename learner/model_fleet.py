@@ -58,7 +58,7 @@ def find_places(X: Array, old: Array, *, routes: int, settings: LearnerSettings,
     The fine ones are yesterday's centroids ``old`` (M, D), shifted; they become the centroids.
     """
     most = _MOST_EFFECTS // (routes + 1)
-    coarse = int(np.clip(len(X) // _QUESTIONS_PER_COARSE, 1, max(2, min(settings.coarse_places, most // 6))))
+    coarse = int(np.clip(len(X) // _QUESTIONS_PER_COARSE, 1, max(2, min(settings.coarse_clusters, most // 6))))
     fine = int(np.clip(len(X) // _QUESTIONS_PER_FINE, 1, max(2, min(settings.most_centroids, most - coarse))))
     return (
         spherical_clusters(X, count=coarse, settings=settings, seed=seed),

@@ -69,21 +69,10 @@ def gather(near: Near, share: Array, values: Array, *, by_day: bool = False) -> 
     return total.reshape(near.days, near.centroids, -1) if by_day else total
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Paths:
-    """What the days say of M centroids.
-
-    ``owners`` (T, M, R) are the posteriors of every day given the evidence of all days, ``changed`` (T, M) the chance
-    that the owner became another one on that day, ``evidence`` (M,) log of how probable all that was said is.
-    """
-
-    owners: Cube
-    changed: npt.NDArray[np.float64]
-    evidence: npt.NDArray[np.float64]
-
-
-def owners_by_day(prior: npt.NDArray[np.float64], said: Cube, *, hazard: npt.NDArray[np.float64]) -> Paths:
-    """Owners of every day and how they changed.
+def owners_by_day(
+    prior: npt.NDArray[np.float64], said: Cube, *, hazard: npt.NDArray[np.float64]
+) -> tuple[Cube, npt.NDArray[np.float64]]:
+    """Owner posteriors of every day given the evidence of all days, (T, M, R), and expected changes (T,) on each day.
 
     Forward-backward in a hidden Markov model.
 
@@ -96,28 +85,24 @@ def owners_by_day(prior: npt.NDArray[np.float64], said: Cube, *, hazard: npt.NDA
         hazard: (T,) chance of a change since the day before.
     """
     T, _, R = said.shape
-    most = said.max(axis=2, keepdims=True)
-    likely = np.exp(said - most)
-    evidence = most.sum(axis=(0, 2))
+    likely = np.exp(said - said.max(axis=2, keepdims=True))
     stay, leave = 1 - hazard, hazard / max(R - 1, 1)
     forward = np.empty_like(likely)
     state = prior
     for t in range(T):
-        state = ((stay[t] - leave[t]) * state + leave[t]) * likely[t]
-        evidence = evidence + np.log(np.maximum(state.sum(axis=1), 1e-30))
-        state = _normalised(state)
+        state = _normalised(((stay[t] - leave[t]) * state + leave[t]) * likely[t])
         forward[t] = state
     ahead = np.ones_like(prior)
-    changed = np.zeros(said.shape[:2])
+    changed = np.zeros(T)
     for t in range(T - 2, -1, -1):
         coming = ahead * likely[t + 1]
         before = forward[t]
         stayed = stay[t + 1] * before * coming
         left = leave[t + 1] * (before.sum(1) * coming.sum(1) - (before * coming).sum(1))
-        changed[t + 1] = left / (left + stayed.sum(1))
+        changed[t + 1] = (left / (left + stayed.sum(1))).sum()
         ahead = _normalised((stay[t + 1] - leave[t + 1]) * coming + leave[t + 1] * coming.sum(axis=1, keepdims=True))
         forward[t] = _normalised(forward[t] * ahead)
-    return Paths(owners=forward, changed=changed, evidence=evidence)
+    return forward, changed
 
 
 def _normalised(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

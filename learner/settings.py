@@ -30,13 +30,12 @@ class LearnerSettings:
     anchor_mass: float = _setting(20.0, "questions that yesterday's position of a centroid is worth")
     most_degrees: float = _setting(15.0, "how far a centroid may turn in one night, in degrees")
 
-    coarse_places: int = _setting(60, "in a fleet of models, never more coarse places than this")
-
     # Who owns them
     seed_sharpness: float = _setting(10.0, "sharpness of the first guess from the routes' examples")
     seed_weight: float = _setting(2.0, "votes that the first guess from the examples is worth")
     draws: int = _setting(4, "clusterings that are averaged")
-    block: float = _setting(0.5, "chance that neighbouring clusters have one owner and change it on one day")
+    coarse_clusters: int = _setting(60, "coarse clusters, from which the fine ones start")
+    coarse_weight: float = _setting(0.5, "votes that the coarse clusters' owner is worth to a fine one")
     purity: float = _setting(0.9, "chance that a question belongs where its centroid does")
     hazard: float = _setting(0.001, "chance a day that a centroid's questions move to another route")
     hazard_mass: float = _setting(0.1, "how firmly that chance is held against what the days show")
@@ -53,9 +52,7 @@ class LearnerSettings:
     most_explore_kappa: float = _setting(2.0, "the most readily that a doubtful query explores")
 
     # Whom to believe
-    votes_per_user: float = _setting(
-        3.0, "votes of a user that count fully, or twice as many as half of the users cast; more share it"
-    )
+    votes_per_user: float = _setting(3.0, "a user's votes count fully up to this number; more share it")
     follow_up_minutes: float = _setting(30.0, "a question asked again in the same session within this time is a re-ask")
     orphan_days: float = _setting(1.0, "days that feedback waits for its inference before it is listed as orphaned")
     reask_similarity: float = _setting(0.92, "cosine from which two questions of a session are the same question")

@@ -43,9 +43,8 @@ def hold_back(
     """Refuse takeovers without odds or witnesses, then take the largest step within the limits on changed routes.
 
     A centroid's old owners are what the incumbent says at its place. Where the new owner is not ``flip_odds`` times as
-    probable as the old one, nor all others together the square of that, or where fewer than ``flip_users`` users spoke
-    for it, the old owners stay: whose questions belong elsewhere for sure is not kept until it is sure where. Then
-    owners go only a part of the way, if all the way changed the route of more of last week's queries than is allowed.
+    probable as the old one, or fewer than ``flip_users`` users spoke for it, the old owners stay. Then owners go only
+    a part of the way, if all the way changed the route of more of last week's queries than is allowed.
     """
     new = candidate.centroids
     before_at = Router(incumbent).score(new.vectors, lengths=np.zeros(len(new.vectors)), similarities=False)
@@ -89,11 +88,10 @@ def _refused(
     rows = np.arange(len(new.vectors))
     owner, old_owner = new.owners.argmax(axis=1), old_owners.argmax(axis=1)
     takeover = owner != old_owner
-    left = np.maximum(new.owners[rows, old_owner], 1e-9)
-    unsure = (new.owners[rows, owner] < settings.flip_odds * left) & (1 - left < settings.flip_odds**2 * left)
+    odds = new.owners[rows, owner] / np.maximum(new.owners[rows, old_owner], 1e-9)
     witnesses = _witnesses(new, owner, old_owner, window, evidence, settings=settings)
     # Where any route may please, owners only say what is worth trying: nothing is taken over.
-    refused = takeover & (new.values is None) & (unsure | (witnesses < settings.flip_users))
+    refused = takeover & (new.values is None) & ((odds < settings.flip_odds) | (witnesses < settings.flip_users))
     return refused, int((takeover & ~refused).sum())
 
 

@@ -1,4 +1,4 @@
-"""What each question is about, from where it lies and what was said near it: draws of clusters."""
+"""What each question is about, from where it lies and what was said near it: draws of coarse and fine clusters."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,6 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from learner.blocks import Tree, block_chances, grow
 from learner.centroid_shift import distinct, nearest, with_seeded
 from learner.owners import Cube, Near, gather, owners_by_day, posterior, responsibilities
 from learner.settings import LearnerSettings
@@ -14,36 +13,43 @@ from router.version import Array
 
 _LEAST = 1e-4
 _MOST_POINTS = 100
-# So many questions make a cluster, if there are not too many.
-_QUESTIONS = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """One clustering of the questions into M clusters, and the tree of these."""
+    """One clustering of the questions, coarse and fine."""
 
-    near: Near
-    tree: Tree
+    coarse: Near
+    fine: Near
 
 
 def draw_clusters(
     X: Array, day: npt.NDArray[np.int64], *, routes: int, settings: LearnerSettings, seed: int
 ) -> tuple[Draw, ...]:
-    """Cluster the questions ``draws`` times. X (Q, D) unit rows, day (Q,).
+    """Cluster the questions ``draws`` times, each time coarsely and finely. X (Q, D) unit rows, day (Q,).
 
-    Many routes need more clusters: two for each, if there are questions enough.
+    Many routes need more clusters: a coarse one for each and two fine ones, if there are questions enough.
     """
     once = X[distinct(X)]
-    count = int(
-        np.clip(len(once) / _QUESTIONS, min(2 * routes, len(once) / 2), max(settings.most_centroids, 2 * routes))
+    coarse = int(np.clip(len(once) / 15, min(routes, len(once) / 3), max(settings.coarse_clusters, routes)))
+    fine = int(np.clip(len(once) / 9, min(2 * routes, len(once) / 2), max(settings.most_centroids, 2 * routes)))
+    return tuple(
+        Draw(
+            coarse=_near(
+                X,
+                spherical_clusters(once, count=coarse, settings=settings, seed=seed + 2 * i),
+                day=day,
+                settings=settings,
+            ),
+            fine=_near(
+                X,
+                spherical_clusters(once, count=fine, settings=settings, seed=seed + 2 * i + 1),
+                day=day,
+                settings=settings,
+            ),
+        )
+        for i in range(settings.draws)
     )
-    draws = []
-    for i in range(settings.draws):
-        vectors = spherical_clusters(once, count=max(count, 1), settings=settings, seed=seed + 2 * i + 1)
-        mass = np.bincount(nearest(once, vectors, count=1)[1][:, 0], minlength=len(vectors))
-        near = _near(X, vectors, day=day, settings=settings)
-        draws.append(Draw(near=near, tree=grow(vectors, mass.astype(np.float64))))
-    return tuple(draws)
 
 
 def spherical_clusters(X: Array, *, count: int, settings: LearnerSettings, seed: int) -> Array:
@@ -67,52 +73,58 @@ def _near(X: Array, vectors: Array, *, day: npt.NDArray[np.int64], settings: Lea
     return Near(ids=ids, pull=pull, day=day, days=int(day.max()) + 1, centroids=len(vectors))
 
 
-def first_owned(draw: Draw, seeded: Array, *, settings: LearnerSettings) -> Cube:
-    """Owners (T, M, R) of the clusters before anything was said."""
-    near = draw.near
-    prior = _prior_owners(draw, seeded, weight=settings.seed_weight)[: near.centroids]
-    return np.broadcast_to(prior, (near.days, *prior.shape))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owned:
+    """Owners (T, M, R) of a draw's coarse and fine clusters."""
+
+    coarse: Cube
+    fine: Cube
+
+
+def first_owned(draw: Draw, seeded: Array, *, settings: LearnerSettings) -> Owned:
+    """Owners before anything was said."""
+    logs = np.log(seeded)
+    return Owned(
+        coarse=_unmoved(draw.coarse, prior_owners(draw.coarse, logs, weight=settings.seed_weight)),
+        fine=_unmoved(draw.fine, prior_owners(draw.fine, logs, weight=settings.coarse_weight)),
+    )
 
 
 def improve(
     draws: tuple[Draw, ...],
-    owned: tuple[Cube, ...],
+    owned: tuple[Owned, ...],
     said: Array,
     seeded: Array,
     *,
     hazard: npt.NDArray[np.float64],
     settings: LearnerSettings,
-) -> tuple[tuple[Cube, ...], npt.NDArray[np.float64]]:
+) -> tuple[tuple[Owned, ...], npt.NDArray[np.float64]]:
     """One round of expectation maximisation in every draw, and the days' chances of a change that follow from it.
 
-    Who belongs to whom by today's owners, then owners by what was said near them, day by day; each cluster's are the
-    mean of those of all the blocks that it may belong to.
+    The coarse clusters' owners start from the examples, the fine ones' from the coarse.
     """
     better, changed = [], np.zeros(len(hazard))
     for draw, owners in zip(draws, owned, strict=True):
-        near, above = draw.near, draw.tree.above
-        heard = gather(near, responsibilities(near, owners, said), said, by_day=True)
-        paths = owners_by_day(
-            _prior_owners(draw, seeded, weight=settings.seed_weight),
-            np.stack([above.T @ day for day in heard]),
-            hazard=hazard,
-        )
-        chance = block_chances(draw.tree, paths.evidence, whole=settings.block)
-        better.append(np.stack([chance @ day for day in paths.owners]))
-        changed += paths.changed @ np.asarray(chance.mean(axis=0)).ravel() / len(draws)
+        prior = prior_owners(draw.coarse, np.log(seeded), weight=settings.seed_weight)
+        coarse, _ = _step(draw.coarse, owners.coarse, prior, said, hazard=hazard)
+        located = np.log(np.maximum(posterior(draw.coarse, coarse), _LEAST))
+        prior = prior_owners(draw.fine, located, weight=settings.coarse_weight)
+        fine, left = _step(draw.fine, owners.fine, prior, said, hazard=hazard)
+        better.append(Owned(coarse=coarse, fine=fine))
+        changed += left / draw.fine.centroids / len(draws)
     firm = settings.hazard_mass
     return tuple(better), np.clip((firm * settings.hazard + changed) / (firm + 1), 1e-5, 0.3)
 
 
-def average(draws: tuple[Draw, ...], owned: tuple[Cube, ...], *, last_day: bool) -> Array:
+def average(draws: tuple[Draw, ...], owned: tuple[Owned, ...], *, last_day: bool) -> Array:
     """p(d | where the question lies), geometric mean of the draws, on its own day or as of the last; (Q, R).
 
     What depends on where a cluster's edge fell by chance cancels.
     """
     total = np.zeros(1)
     for draw, owners in zip(draws, owned, strict=True):
-        day = np.full(len(draw.near.day), draw.near.days - 1) if last_day else None
-        total = total + np.log(np.maximum(posterior(draw.near, owners, day=day), 10 * _LEAST))
+        day = np.full(len(draw.fine.day), draw.fine.days - 1) if last_day else None
+        total = total + np.log(np.maximum(posterior(draw.fine, owners.fine, day=day), 10 * _LEAST))
     return softmax(total / len(draws))
 
 
@@ -122,10 +134,21 @@ def softmax(logits: npt.NDArray[np.floating]) -> Array:
     return np.asarray(likely / likely.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
-def _prior_owners(draw: Draw, seeded: Array, *, weight: float) -> npt.NDArray[np.float64]:
-    """Owners (2M - 1, R) of every node proportional to exp(weight x mean log prior of the questions near it)."""
-    near = draw.near
+def prior_owners(near: Near, log_prior: Array, *, weight: float) -> Cube:
+    """Owners (M, R) proportional to exp(weight x mean log prior of the questions near each centroid)."""
     share = near.pull / near.pull.sum(axis=1, keepdims=True)
-    ones = np.ones((len(seeded), 1), np.float32)
-    total = draw.tree.above.T @ gather(near, share, np.concatenate([np.log(seeded), ones], axis=1))
+    ones = np.ones((len(log_prior), 1), np.float32)
+    total = gather(near, share, np.concatenate([log_prior, ones], axis=1))
     return softmax(weight * total[:, :-1] / np.maximum(total[:, -1:], 1e-9)).astype(np.float64)
+
+
+def _unmoved(near: Near, prior: Cube) -> Cube:
+    return np.broadcast_to(prior, (near.days, *prior.shape))
+
+
+def _step(
+    near: Near, owners: Cube, prior: Cube, said: Array, *, hazard: npt.NDArray[np.float64]
+) -> tuple[Cube, npt.NDArray[np.float64]]:
+    """Who belongs to whom by today's owners, then owners by what was said near them, day by day."""
+    share = responsibilities(near, owners, said)
+    return owners_by_day(prior, gather(near, share, said, by_day=True), hazard=hazard)
