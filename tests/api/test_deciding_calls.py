@@ -38,7 +38,7 @@ def test_what_no_route_knows_goes_to_the_fallback(client: httpx.Client) -> None:
 
 
 def test_a_question_that_comes_again_is_tried_elsewhere(client: httpx.Client) -> None:
-    query = "I want to change the address and my payment for the order"
+    query = "the invoice has the wrong delivery address"
     first, second = (decided(client, query, session_id="again", explore=False) for _ in range(2))
     assert second["segments"][0]["cause"] == "reasked"  # type: ignore[index]
     assert first["route"] != second["route"]
