@@ -7,7 +7,6 @@ real Postgres. Beside it the baselines learn from the very same votes.
 
 import argparse
 import multiprocessing
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
@@ -37,14 +36,13 @@ from benchmarks.feedback_world import (
     draw_examples,
     draw_stream,
     drifted,
-    read_world,
+    open_world,
 )
 from benchmarks.peers import PEERS, Learner, Log
 from benchmarks.report import BenchmarkReport, Row
 from benchmarks.semantic_router_peer import NAME as SEMANTIC_ROUTER
 from benchmarks.semantic_router_peer import SemanticRouterMissing, semantic_router
 from learner.settings import LearnerSettings
-from router.encoder import load_encoder
 
 SHOWN = (
     *("accuracy_night_3", "accuracy_night_7", "accuracy_last", "gap_recovered", "online_accuracy"),
@@ -56,13 +54,7 @@ SHOWN = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all repeats, print the table and write the figures."""
     options = _parser().parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="trimtab-benchmark-") as folder:
-        home = options.home or Path(folder)
-        encoder = load_encoder(options.encoder, home=home)
-        world = read_world(
-            options.data, label=options.label, split=options.score, encoder=encoder, kept=options.embeddings
-        )
-        known = KnownEmbeddings(world.texts, world.X, fingerprint=encoder.fingerprint)
+    with open_world(options, split=options.score) as (world, known, home):
         rows: list[Row] = []
         for found in _repeats(world, options, known, home=home):
             rows = sorted([*rows, *found], key=lambda row: int(row.repeat))

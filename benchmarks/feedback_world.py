@@ -1,9 +1,11 @@
 """The world of ``benchmarks.feedback_loop``: whose questions come, what they are about, how that changes."""
 
 import argparse
+import contextlib
 import gzip
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from router.encoder import Encoding
+from router.encoder import Encoding, load_encoder
 
 Ints = npt.NDArray[np.int64]
 Array = npt.NDArray[np.float32]
@@ -171,6 +173,16 @@ def drifted(world: World, *, intents: int, rng: np.random.Generator) -> World:
     return replace(world, label=label)
 
 
+@contextlib.contextmanager
+def open_world(options: argparse.Namespace, *, split: str) -> Iterator[tuple[World, KnownEmbeddings, Path]]:
+    """Read the world of the arguments, scored on ``split``; yield it, its encoder and the folder to work in."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-benchmark-") as folder:
+        home = options.home or Path(folder)
+        encoder = load_encoder(options.encoder, home=home)
+        world = read_world(options.data, label=options.label, split=split, encoder=encoder, kept=options.embeddings)
+        yield world, KnownEmbeddings(world.texts, world.X, fingerprint=encoder.fingerprint), home
+
+
 def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that say whose questions come, how users behave and where things lie."""
     add = parser.add_argument
@@ -183,6 +195,12 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     add("--reask", type=_rates, default=(0.06, 0.30), help="chance to ask again after a good and after a bad answer")
     add("--explore", type=float, default=0.02, help="share of the questions that explore")
     add("--seeds-per-route", type=int, default=10, help="examples of each route in the fleet")
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the first seed, the encoder, and where things lie."""
+    add = parser.add_argument
     add("--seed", type=int, default=0, help="the first seed")
     add("--encoder", help="a sentence-transformers name or folder")
     add("--embeddings", type=Path, help="file (.npy) that keeps the embeddings from one run to the next")

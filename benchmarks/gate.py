@@ -14,21 +14,18 @@ answers.
 """
 
 import argparse
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from api.demo.simulated_users import Habits
-from benchmarks.feedback_world import KnownEmbeddings, add_world_arguments, read_world
+from benchmarks.feedback_world import add_world_arguments, open_world
 from benchmarks.gate_canary import run_canary
 from benchmarks.gate_candidates import collapsed, of_change, with_one_route_ruined
 from benchmarks.gate_log import GateWorld, Night, Verdict, build_world
 from benchmarks.report import BenchmarkReport, Row
-from router.encoder import load_encoder
 from router.version import RouterVersion
 
 CHANGES = (-10, -5, -3, -1, 0, 1, 3, 5)
@@ -69,11 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Judge all candidates of all seeds, print the table and write the figures."""
     options = _parser().parse_args(arguments)
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="trimtab-benchmark-") as folder:
-        home = options.home or Path(folder)
-        encoder = load_encoder(options.encoder, home=home)
-        world = read_world(options.data, label=options.label, split="val", encoder=encoder, kept=options.embeddings)
-        known = KnownEmbeddings(world.texts, world.X, fingerprint=encoder.fingerprint)
+    with open_world(options, split="val") as (world, known, home):
         habits = Habits(
             rated=options.rated,
             flip=options.flip,

@@ -6,7 +6,6 @@ Then one whole night runs as it ships (splitter and gate included) in a process 
 
 import argparse
 import multiprocessing
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,7 +16,14 @@ import numpy as np
 
 from api.demo.simulated_users import Habits
 from benchmarks.feedback_house import House, empty_database
-from benchmarks.feedback_world import KnownEmbeddings, World, draw_examples, draw_stream, read_world
+from benchmarks.feedback_world import (
+    KnownEmbeddings,
+    World,
+    add_run_arguments,
+    draw_examples,
+    draw_stream,
+    open_world,
+)
 from benchmarks.report import BenchmarkReport, Row, peak_mib
 from learner.nightly import run_night
 from learner.settings import LearnerSettings
@@ -28,11 +34,7 @@ from telemetry.database import create_engine
 def main(arguments: Sequence[str] | None = None) -> None:
     """Log the requests, run the nights, print the table and write the figures."""
     options = _parser().parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="trimtab-benchmark-") as folder:
-        home = options.home or Path(folder)
-        encoder = load_encoder(options.encoder, home=home)
-        world = read_world(options.data, label=options.label, split="test", encoder=encoder, kept=options.embeddings)
-        known = KnownEmbeddings(world.texts, world.X, fingerprint=encoder.fingerprint)
+    with open_world(options, split="test") as (world, known, home):
         rows = [_measured(world, known, options, home=home, seed=options.seed + i) for i in range(options.repeats)]
     report = BenchmarkReport(benchmark="night", args=vars(options), rows=rows)
     if options.json:
@@ -91,11 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--days", type=int, default=15, help="days over which they come")
     add("--seeds-per-route", type=int, default=10, help="examples of each route in the fleet")
     add("--repeats", type=int, default=1, help="seeds")
-    add("--seed", type=int, default=0, help="the first seed")
-    add("--encoder", help="a sentence-transformers name or folder")
-    add("--embeddings", type=Path, help="file (.npy) that keeps the embeddings from one run to the next")
-    add("--home", type=Path, help="folder for the database and the encoder; a temporary one when left out")
-    add("--json", type=Path, help="write raw figures and summary")
+    add_run_arguments(parser)
     return parser
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.feedback_house import empty_database
-from benchmarks.feedback_world import KnownEmbeddings
+from benchmarks.feedback_world import KnownEmbeddings, add_run_arguments
 from benchmarks.outcomes_data import Floats, Ints, Outcomes, read_outcomes
 from benchmarks.outcomes_house import ModelHouse
 from benchmarks.peers_elsewhere import PACKAGES, PeerUnavailable, default_folder, run_peer
@@ -190,13 +190,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--score", choices=("test", "val"), default="test", help="val: a third of the stream is held out, to tune on")
     add("--peers", nargs="*", choices=tuple(PACKAGES), default=list(PACKAGES), help="peers with their own environment")
     add("--repeats", type=int, default=1)
-    add("--seed", type=int, default=0)
-    add("--encoder", help="a sentence-transformers name or folder")
-    add("--embeddings", type=Path, help="file (.npy) that keeps the embeddings from one run to the next")
     add("--environments", type=Path, help="folder that keeps the peers' environments")
-    add("--home", type=Path, help="folder for the database and the encoder; a temporary one when left out")
-    add("--json", type=Path, help="write raw figures and summary")
     add("--picture", type=Path, help="write a picture (.png) of the curve and the mix of models")
+    add_run_arguments(parser)
     return parser
 
 

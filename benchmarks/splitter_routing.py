@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
-from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +14,8 @@ from benchmarks.splitter_data import Query
 from learner.abstention import abstention_threshold
 from learner.first_version import FleetEncoder, build_first_version
 from learner.settings import LearnerSettings
-from router.decide import Router, decide
-from router.decision import Decision
-from router.encoder import Encoder, Encoding
+from router.decide import Router, decide_by_itself
+from router.encoder import Encoder
 from router.fleet import Fleet, Route
 from router.version import Array, Centroids, RouterVersion
 
@@ -70,7 +68,9 @@ def routing_metrics(
     right = unneeded = missed = one = calls = 0
     for query in queries:
         (encoding,) = encoder.encode([query.text], hidden=True)
-        called = [segment.route for segment in _decision(router, query.text, encoding, encoder=encoder).segments]
+        called = [
+            segment.route for segment in decide_by_itself(router, query.text, encoding, encode=encoder.encode).segments
+        ]
         needed = set(query.domains)
         right, calls = right + (set(called) == needed), calls + len(called)
         one, unneeded = one + (len(needed) == 1), unneeded + (len(needed) == 1 and len(called) > 1)
@@ -96,8 +96,8 @@ def added_milliseconds(
     for query in queries[:_TIMED]:
         (encoding,), hidden_ms = _timed(partial(encoder.encode, [query.text], hidden=True))
         _, plain_ms = _timed(partial(encoder.encode, [query.text]))
-        decision, ms = _timed(partial(_decision, with_it, query.text, encoding, encoder=encoder))
-        _, before_ms = _timed(partial(_decision, without, query.text, encoding, encoder=encoder))
+        decision, ms = _timed(partial(decide_by_itself, with_it, query.text, encoding, encode=encoder.encode))
+        _, before_ms = _timed(partial(decide_by_itself, without, query.text, encoding, encode=encoder.encode))
         states.append(hidden_ms - plain_ms)
         if len(decision.segments) == 1:
             added.append(ms - before_ms)
@@ -111,15 +111,3 @@ def _timed(work: Callable[[], T]) -> tuple[T, float]:
     started = time.thread_time()
     result = work()
     return result, (time.thread_time() - started) * 1e3
-
-
-def _decision(router: Router, query: str, encoding: Encoding, *, encoder: FleetEncoder) -> Decision:
-    return decide(
-        router,
-        query,
-        encoding,
-        encode=encoder.encode,
-        inference_id=UUID(int=0),
-        rng=np.random.default_rng(0),
-        explore=False,
-    )

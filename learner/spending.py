@@ -1,12 +1,10 @@
 """What splitting spends: SLM calls a query by the version that serves and by the candidate."""
 
-from uuid import UUID
-
 import numpy as np
 
 from learner.splitter_training import HiddenEncoder
 from learner.window import Window
-from router.decide import Router, decide
+from router.decide import Router, decide_by_itself
 from router.version import RouterVersion
 
 _SAMPLED = 200
@@ -29,17 +27,7 @@ def calls_per_query(
     for name, version in (("before", before), ("after", after)):
         router = Router(version)
         calls = [
-            len(
-                decide(
-                    router,
-                    text,
-                    encoding,
-                    encode=encoder.encode,
-                    inference_id=UUID(int=0),
-                    rng=np.random.default_rng(0),
-                    explore=False,
-                ).segments
-            )
+            len(decide_by_itself(router, text, encoding, encode=encoder.encode).segments)
             for text, encoding in zip(sample, encodings, strict=True)
         ]
         found[name] = float(np.mean(calls))

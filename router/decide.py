@@ -28,12 +28,14 @@ __all__ = [
     "UnknownRoute",
     "advance_session",
     "decide",
+    "decide_by_itself",
     "decide_many",
     "is_reask",
     "route_posteriors",
 ]
 
 _CANDIDATES = 5
+_NO_ID = UUID(int=0)
 
 
 class UnknownRoute(ValueError):
@@ -138,6 +140,12 @@ def decide(
         router_version=router.version.number,
         fingerprint=router.version.fingerprint,
     )
+
+
+def decide_by_itself(router: Router, query: str, encoding: "Encoding", *, encode: Encode) -> Decision:
+    """Decide a query as nobody asked it: without a session, a pin or exploration, under no id."""
+    rng = np.random.default_rng(0)
+    return decide(router, query, encoding, encode=encode, inference_id=_NO_ID, rng=rng, explore=False)
 
 
 def advance_session(router: Router, session: SessionState | None, decision: Decision, *, at: datetime) -> SessionState:

@@ -3,17 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
-from uuid import UUID
 
-import numpy as np
-
-from router.decide import decide
+from router.decide import decide_by_itself
 from router.encoder import Encoding
 from router.scoring import Router
 from router.version import RouterVersion
 from telemetry.golden import GoldenQuery
-
-_NO_ID = UUID(int=0)
 
 
 class GoldenEncoder(Protocol):
@@ -38,19 +33,11 @@ def check_golden(
     version: RouterVersion, queries: Sequence[GoldenQuery], *, encoder: GoldenEncoder
 ) -> list[GoldenCheck]:
     """Decide every golden query by this version, in the order given."""
-    router, rng = Router(version), np.random.default_rng(0)
+    router = Router(version)
     encodings = encoder.encode([item.query for item in queries], hidden=True) if queries else []
     checks = []
     for item, encoding in zip(queries, encodings, strict=True):
-        decision = decide(
-            router,
-            item.query,
-            encoding,
-            encode=encoder.encode,
-            inference_id=_NO_ID,
-            rng=rng,
-            explore=False,
-        )
+        decision = decide_by_itself(router, item.query, encoding, encode=encoder.encode)
         found = tuple(segment.route for segment in decision.segments)
         known = set(item.routes) <= set(router.routes)
         checks.append(
