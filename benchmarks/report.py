@@ -122,7 +122,7 @@ def _plain(value: object) -> object:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 or (value == int(value) and abs(value) > 1) else f"{value:.4f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 or (float(value).is_integer() and abs(value) > 1) else f"{value:.4f}"
 
 
 def _spread(described: Mapping[str, float]) -> str:
