@@ -10,7 +10,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
 from api.app import create_app
 from api.protocol import SheddingProtocol
@@ -80,14 +80,6 @@ def module_url(_worker_url: str, fleet: Fleet, encoder: Encoder) -> str:
         publish(conn, version, actor="test", reason="from the fleet", parent=None)
     engine.dispose()
     return _worker_url
-
-
-@pytest.fixture(scope="module")
-def engine(module_url: str) -> Iterator[Engine]:
-    """Of this module's database, for what a test writes or reads itself."""
-    engine = create_engine(module_url)
-    yield engine
-    engine.dispose()
 
 
 @contextlib.contextmanager

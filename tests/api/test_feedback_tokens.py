@@ -12,11 +12,19 @@ from sqlalchemy import text
 from api.feedback_tokens import FeedbackToken, TokenExpired, TokenSigner, WrongToken
 from api.settings import WrongSetting, read_settings
 from telemetry.api_keys import create_key
+from telemetry.database import create_engine
 from telemetry.ids import new_id
 from tests.api.conftest import running
 
 SHOP = "https://shop.example"
 SIGNER = TokenSigner(key=bytes(range(32)), hours=1)
+
+
+@pytest.fixture(scope="module")
+def engine(module_url):
+    engine = create_engine(module_url)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from api.admission import OPEN, scope_of
 from api.app import create_app
 from api.settings import read_settings
 from telemetry.api_keys import SCOPES, create_key, revoke_key
+from telemetry.database import create_engine
 from tests.api.conftest import running
 
 AWAY = "postgresql://nobody@127.0.0.1:9/none"
@@ -36,6 +37,13 @@ CALLS = {
         ("POST", "/v1/routes", {}),
     ],
 }
+
+
+@pytest.fixture(scope="module")
+def engine(module_url):
+    engine = create_engine(module_url)
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture(scope="module")
