@@ -61,6 +61,7 @@ def create_app(settings: Settings, *, database_url: str, started: Callable[[], N
             yield {DOOR: state.door}
         finally:
             await _stop(state)
+            del app.state.server  # FastAPI's caches keep every application of a process: what it held must not stay too
 
     app = FastAPIOffline(  # the page of calls loads nothing from elsewhere: a machine may have no way out
         title="Trimtab",

@@ -1,23 +1,25 @@
-"""Decisions for concurrent requests: one thread encodes what waits in one batch, then decides each."""
+"""Decisions for concurrent requests: each decides in the event loop as soon as its query is encoded."""
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import numpy as np
 
+from api.encodings import Encodings
 from api.errors import NotReady
 from router.arms import Arms
 from router.decide import Router, SessionState, advance_session, decide
 from router.decision import Decision, Shadow
-from router.encoder import BATCH, Encoder, Encoding
+from router.encoder import Encoder, Encoding
 from telemetry.ids import new_id
 
-CACHE_BYTES = 32_000_000
 MOST_SESSIONS = 100_000
+_Read = dict[tuple[str, str], Encoding]  # by encoder and text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,35 +32,15 @@ class Question:
     explore: bool = True
 
 
-class _Encodings:
-    """The encodings of the newest queries, by text, up to a number of bytes: exact repeats cost nothing."""
+class _NotRead(Exception):
+    """Parts of a query are to be weighed that are not encoded yet."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self._kept: OrderedDict[str, Encoding] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, texts: list[str]) -> dict[str, Encoding]:
-        found = {text: self._kept[text] for text in texts if text in self._kept}
-        missing = [text for text in dict.fromkeys(texts) if text not in found]
-        for text, encoding in zip(missing, self._encoder.encode(missing, hidden=True), strict=True):
-            found[text] = self._kept[text] = encoding
-            self._bytes += _size(text, encoding)
-        for text in texts:
-            self._kept.move_to_end(text)
-        while self._bytes > CACHE_BYTES:
-            text, encoding = self._kept.popitem(last=False)
-            self._bytes -= _size(text, encoding)
-        return found
-
-
-def _size(text: str, encoding: Encoding) -> int:
-    hidden = 0 if encoding.hidden is None else encoding.hidden.nbytes
-    return 4 * len(text) + encoding.embedding.nbytes + hidden + 500
+    def __init__(self, encoder: str, texts: Sequence[str]) -> None:
+        self.encoder, self.texts = encoder, texts
 
 
 class Deciding:
-    """Decides for a whole process. All state is touched by its one thread only.
+    """Decides for a whole process, in its event loop: a fraction of a millisecond. Only encoding is left to a thread.
 
     Args:
         encoder: shared by all requests.
@@ -79,12 +61,10 @@ class Deciding:
         self._others = {} if next_encoder is None else {next_encoder.fingerprint: next_encoder}
         self._arms = arms
         self._remember = remember
-        self._encodings = {e.fingerprint: _Encodings(e) for e in (encoder, *self._others.values())}
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="encoding")
+        self._encodings = {e.fingerprint: Encodings(e, self._executor) for e in (encoder, *self._others.values())}
         self._sessions: OrderedDict[str, SessionState] = OrderedDict()
         self._rng = np.random.default_rng()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="deciding")
-        self._waiting: list[tuple[Question, asyncio.Future[Decision]]] = []
-        self._working: asyncio.Task[None] | None = None
 
     async def decide(self, question: Question) -> Decision:
         """Return the decision.
@@ -93,67 +73,43 @@ class Deciding:
             NotReady: no version is loaded yet.
             UnknownRoute: the pinned route is not in the fleet.
         """
-        future: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, future))
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work())
-        return await future
+        arms = self._arms()
+        if arms is None:
+            raise NotReady(NotReady.__doc__)
+        # Each version decides by its own encoder, never by another one's numbers.
+        names = {self._encoder_of(router).fingerprint for router in (arms.main, arms.side) if router is not None}
+        read: _Read = {}
+        for name in sorted(names):
+            read[name, question.query] = await self._encodings[name].read(question.query, hidden=True)
+        while True:
+            try:
+                return self._decide(arms, question, read)
+            except _NotRead as missing:  # seldom: most queries are not split, and what comes again is kept
+                reader, texts = self._encodings[missing.encoder], missing.texts
+                found = await asyncio.gather(*(reader.read(text, hidden=False) for text in texts))
+                read.update(((missing.encoder, text), encoding) for text, encoding in zip(texts, found, strict=True))
 
     def close(self) -> None:
         """End the thread."""
         self._executor.shutdown()
 
-    async def _work(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            questions = [question for question, _ in batch]
-            results = await asyncio.get_running_loop().run_in_executor(self._executor, self._decide_all, questions)
-            for (_, future), result in zip(batch, results, strict=True):
-                if future.cancelled():
-                    continue
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
-
-    def _decide_all(self, questions: list[Question]) -> list[Decision | Exception]:
-        arms = self._arms()
-        if arms is None:
-            return [NotReady(NotReady.__doc__) for _ in questions]
-        try:
-            encodings = self._encode_all(arms, [question.query for question in questions])
-        except Exception as error:  # noqa: BLE001  # the request edge: nobody may wait for ever
-            return [error for _ in questions]
-        results: list[Decision | Exception] = []
-        for question in questions:
-            try:
-                results.append(self._decide(arms, question, encodings))
-            except Exception as error:  # noqa: BLE001  # the request edge: one query's error is its own
-                results.append(error)
-        return results
-
-    def _encode_all(self, arms: Arms, texts: list[str]) -> dict[str, dict[str, Encoding]]:
-        """Encodings by encoder and text: each version decides by its own encoder, never by another one's numbers."""
-        wanted = {self._encoder_of(router).fingerprint for router in (arms.main, arms.side) if router is not None}
-        return {fingerprint: self._encodings[fingerprint].get(texts) for fingerprint in sorted(wanted)}
-
     def _encoder_of(self, router: Router) -> Encoder:
         """The watch lets in only versions of encoders that are here, and those that need none."""
         return self._others.get(router.version.encoder, self._encoder)
 
-    def _decide(self, arms: Arms, question: Question, encodings: dict[str, dict[str, Encoding]]) -> Decision:
+    def _decide(self, arms: Arms, question: Question, read: _Read) -> Decision:
         now = datetime.now(UTC)
         session = self._session(question.session_id, now=now)
         inference_id = new_id()
         router, other = arms.pick(question.session_id or str(inference_id))
 
         def ask(router: Router, *, explore: bool) -> Decision:
-            encoder = self._encoder_of(router)
+            name = self._encoder_of(router).fingerprint
             return decide(
                 router,
                 question.query,
-                encodings[encoder.fingerprint][question.query],
-                encode=encoder.encode,
+                read[name, question.query],
+                encode=partial(self._parts, read, name),
                 inference_id=inference_id,
                 rng=self._rng,
                 session=session if session is not None and session.encoder == router.version.encoder else None,
@@ -172,6 +128,18 @@ class Deciding:
             self._sessions.move_to_end(question.session_id)
             self._forget(now)
         return decision
+
+    def _parts(self, read: _Read, encoder: str, texts: Sequence[str]) -> list[Encoding]:
+        """The encodings of parts of a query.
+
+        Raises:
+            _NotRead: some are not there yet.
+        """
+        found = [read.get((encoder, text)) or self._encodings[encoder].kept(text, hidden=False) for text in texts]
+        there = [encoding for encoding in found if encoding is not None]
+        if len(there) < len(texts):
+            raise _NotRead(encoder, texts)
+        return there
 
     def _session(self, session_id: str | None, *, now: datetime) -> SessionState | None:
         session = self._sessions.get(session_id) if session_id is not None else None

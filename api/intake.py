@@ -21,6 +21,8 @@ from telemetry.records import Feedback, Inference, StoreResult
 
 FLUSH_ROWS = 500
 GATHER_SECONDS = 0.003
+# What nobody waits for is stored with what somebody does, or with its like: a commit for each costs ten times as much.
+LATER_SECONDS, LATER_ROWS = 0.1, 100
 ANSWER_SECONDS = 4.0
 STOP_SECONDS = 8.0
 STUCK_SECONDS = 3.0
@@ -35,6 +37,7 @@ class _Entry:
     size: int
     answer: "asyncio.Future[list[StoreResult]] | None"
     results: list[StoreResult] = field(default_factory=list)
+    came: float = field(default_factory=time.monotonic)
 
 
 class Intake:
@@ -51,7 +54,7 @@ class Intake:
         self._engine = engine
         self._most_items, self._most_bytes = most_items, most_bytes
         self._waiting: deque[_Entry] = deque()
-        self._items = self._bytes = self._last = self._reading = 0
+        self._items = self._bytes = self._last = self._reading = self._awaited = 0
         self.storing = self.storing_bytes = 0
         self._one = asyncio.Lock()
         self._changed = threading.Condition()
@@ -135,7 +138,7 @@ class Intake:
             give_up.cancel()
 
     def store_later(self, event: _Event, *, size: int) -> bool:
-        """Store ``event`` without telling anybody; False (and counted) when the queue is full."""
+        """Store ``event`` in a moment, without telling anybody; False (and counted) when the queue is full."""
         return self._put(_Entry([event], size, None))
 
     def _put(self, entry: _Entry) -> bool:
@@ -150,8 +153,24 @@ class Intake:
             self._items += n
             self._bytes += entry.size
             self.counts["received"] += n
-            self._changed.notify()
+            self._awaited += entry.answer is not None
+            if entry.answer is not None or self._items == n or self._many:  # else the clock runs already
+                self._changed.notify()
         return True
+
+    @property
+    def _many(self) -> bool:
+        """Whether what waits is worth a commit by itself, or half of what may wait."""
+        most = min(2 * LATER_ROWS, self._most_items)
+        return 2 * self._items >= most or 2 * self._bytes >= self._most_bytes
+
+    def _patience(self) -> float | None:
+        """Seconds until what waits should be stored; None while nothing waits."""
+        if not self._waiting:
+            return None
+        if self._awaited or self._many:
+            return 0.0
+        return max(0.0, self._waiting[0].came + LATER_SECONDS - time.monotonic())
 
     def _take(self) -> list[_Entry]:
         """Wait for entries; return those that fit one flush, or none at the end.
@@ -160,14 +179,14 @@ class Intake:
         """
         with self._turn:
             with self._changed:
-                while not self._waiting and not self._closing:
-                    self._changed.wait()
+                while (patience := self._patience()) != 0 and not self._closing:
+                    self._changed.wait(patience)
                 gathering = self._crowded and self._items < FLUSH_ROWS and not self._closing
             if gathering:
                 time.sleep(GATHER_SECONDS)
             with self._changed:
                 taken = self._take_one_flush()
-            self._crowded = len(taken) > 1
+            self._crowded = sum(entry.answer is not None for entry in taken) > 1
             return taken
 
     def _take_one_flush(self) -> list[_Entry]:
@@ -178,6 +197,7 @@ class Intake:
             rows += len(entry.events)
             taken.append(entry)
             self._bytes -= entry.size
+            self._awaited -= entry.answer is not None
         self._items -= rows
         return taken
 

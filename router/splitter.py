@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from router.encoder import Encoding
 
 Array = npt.NDArray[np.float32]
+_Three = tuple[float, float, float]
 
-_BLOCK = 128
 _WORD = re.compile(r"\S+")
 # What may part two questions without belonging to either. Quotes, brackets and signs of code stay where they are.
 _SURE = 5.0
@@ -51,15 +51,14 @@ def boundaries(arrays: Mapping[str, Array], encoding: "Encoding", query: str) ->
     if len(starts) < 2:
         return ()
     scores = word_logits(arrays, encoding.hidden)[tokens].astype(np.float64)
-    words = [query[start:stop].rstrip() for start, stop in zip(starts, [*starts[1:], len(query)], strict=True)]
-    chances = chances_of_start(scores, arrays["transitions"])
+    at = starts.tolist()
+    words = [query[start:stop].rstrip() for start, stop in zip(at, [*at[1:], len(query)], strict=True)]
+    chances = chances_of_start(scores, arrays["transitions"]).tolist()
     # Between two segments a sign that stands alone is of neither; whether there are two is not for it to say.
-    signs = [bool(_SEPARATING_WORD.fullmatch(word)) for word in words]
+    signs = [i for i, word in enumerate(words) if _SEPARATING_WORD.fullmatch(word)]
     scores[signs, OUTSIDE] = scores[signs, GOES_ON] + _SURE
-    ends = _ends(starts + np.array([len(word) for word in words], np.int64), scores, arrays["transitions"])
-    return tuple(
-        Boundary(start=int(starts[i]), probability=float(chances[i]), end=ends[i]) for i in range(1, len(starts))
-    )
+    ends = _ends([start + len(word) for start, word in zip(at, words, strict=True)], scores, arrays["transitions"])
+    return tuple(Boundary(start=at[i], probability=chances[i], end=ends[i]) for i in range(1, len(at)))
 
 
 def can_split(arrays: Mapping[str, Array]) -> bool:
@@ -110,31 +109,22 @@ def word_starts(query: str, offsets: npt.NDArray[np.int32]) -> tuple[npt.NDArray
 
 def word_logits(arrays: Mapping[str, Array], hidden: Array) -> Array:
     """The tagger itself: hidden states (T, H) to scores (T, 3) of a token's three parts."""
-    x = _gelu(_reduced(hidden, arrays["reduce.weight"]) + arrays["reduce.bias"])
+    x = _gelu(hidden @ arrays["reduce.weight"] + arrays["reduce.bias"])
     for layer in count():
         if f"conv{layer}.weight" not in arrays:
             break
-        y = _gelu(_convolved(x, arrays[f"conv{layer}.weight"], d=dilation(layer)) + arrays[f"conv{layer}.bias"])
+        y = _gelu(_around(x, d=dilation(layer)) @ arrays[f"conv{layer}.weight"] + arrays[f"conv{layer}.bias"])
         x = x + y if layer else y
     logits: Array = x @ arrays["head.weight"] + arrays["head.bias"]
     return logits
 
 
-def _reduced(hidden: Array, weight: Array) -> Array:
-    """``hidden @ weight`` in blocks: a product this small is slower when BLAS wakes its threads for it."""
-    total = np.zeros((len(hidden), weight.shape[1]), np.float32)
-    for at in range(0, len(weight), _BLOCK):
-        total += hidden[:, at : at + _BLOCK] @ weight[at : at + _BLOCK]
-    return total
-
-
-def _convolved(x: Array, weight: Array, *, d: int) -> Array:
-    """Each row and those ``d`` before and after it through weights (3 C_in, C); zeros outside."""
-    before, here, after = np.split(weight, 3)
-    total: Array = x @ here
-    total[d:] += x[:-d] @ before
-    total[:-d] += x[d:] @ after
-    return total
+def _around(x: Array, *, d: int) -> Array:
+    """Each row (T, C) between those ``d`` before and after it, (T, 3 C); zeros outside."""
+    C = x.shape[1]
+    wide = np.zeros((len(x), 3 * C), np.float32)
+    wide[d:, :C], wide[:, C:-C], wide[:-d, -C:] = x[:-d], x, x[d:]
+    return wide
 
 
 def dilation(layer: int) -> int:
@@ -143,8 +133,15 @@ def dilation(layer: int) -> int:
 
 
 def _gelu(x: Array) -> Array:
-    """GELU in its tanh form, as the training computes it."""
-    y: Array = 0.5 * x * (1 + np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x)))
+    """GELU in its tanh form, as the training computes it; 0.5 x (1 + tanh(0.798 (x + 0.0447 x^3)))."""
+    y: Array = x * x
+    y *= np.float32(0.7978845608 * 0.044715)
+    y += np.float32(0.7978845608)
+    y *= x
+    np.tanh(y, out=y)
+    y += 1
+    y *= x
+    y *= np.float32(0.5)
     return y
 
 
@@ -160,39 +157,47 @@ def chances_of_start(scores: npt.NDArray[np.float64], transitions: Array) -> npt
     """
     step = np.exp(np.clip(transitions.astype(np.float64), -30, 30))
     step[OUTSIDE, GOES_ON] = 0
+    # So few numbers a word are faster as Python's own than as arrays.
     weights = np.exp(np.clip(scores - scores.max(axis=1, keepdims=True), -60, 0))
-    forward, backward = np.zeros_like(weights), np.ones_like(weights)
-    forward[0, STARTS], backward[-1, OUTSIDE] = 1, 0
-    for i in range(1, len(weights)):
-        reached = forward[i - 1] @ step * weights[i]
-        forward[i] = reached / reached.sum()
-        reached = step @ (backward[-i] * weights[-i])
-        backward[-i - 1] = reached / reached.sum()
-    both = forward * backward
-    found: npt.NDArray[np.float64] = both[:, STARTS] / both.sum(axis=1)
+    words, columns, rows = weights.tolist(), step.T.tolist(), step.tolist()
+    forward, backward = [(1.0, 0.0, 0.0)], [(1.0, 1.0, 0.0)]
+    for word in words[:-1]:
+        forward.append(_passed(forward[-1], word, columns))
+    for word in words[:0:-1]:
+        backward.append(_passed(backward[-1], word, rows))
+    all_ways = np.array(forward) * weights * np.array(backward[::-1])
+    found: npt.NDArray[np.float64] = all_ways[:, STARTS] / all_ways.sum(axis=1)
     return found
 
 
-def _ends(stops: npt.NDArray[np.int64], scores: npt.NDArray[np.float64], transitions: Array) -> list[int]:
+def _passed(before: _Three, word: Sequence[float], steps: Sequence[Sequence[float]]) -> _Three:
+    """What a word passes on to the next one: how likely each of its parts is, summed over all that lies behind."""
+    a, b, c = before[0] * word[0], before[1] * word[1], before[2] * word[2]
+    x, y, z = (a * start + b * goes_on + c * outside for start, goes_on, outside in steps)
+    total = x + y + z
+    return x / total, y / total, z / total
+
+
+def _ends(stops: Sequence[int], scores: npt.NDArray[np.float64], transitions: Array) -> list[int]:
     """For each word, where a segment before it would end: in front of the likeliest run of words of a connector.
 
     Of all runs of words that end before a word, and of none, the one is taken that the chain scores highest, given that
     a segment starts behind it.
 
     Args:
-        stops: (W,) characters at which the words end.
+        stops: the characters at which the W words end.
         scores: (W, 3) of each word's parts.
         transitions: (3, 3), from part (row) to part.
     """
     t = transitions.astype(np.float64)
     gains = scores[:, OUTSIDE] - scores[:, GOES_ON] + t[OUTSIDE, OUTSIDE] - t[GOES_ON, GOES_ON]
     least = t[GOES_ON, STARTS] + t[OUTSIDE, OUTSIDE] - t[GOES_ON, OUTSIDE] - t[OUTSIDE, STARTS]
-    ends, best, end = [int(stops[0])], 0.0, int(stops[0])
-    for i in range(1, len(stops)):
-        ends.append(end if best > least else int(stops[i - 1]))
+    ends, best, end = [stops[0]], 0.0, stops[0]
+    for i, gain in enumerate(gains.tolist()[1:], start=1):
+        ends.append(end if best > least else stops[i - 1])
         if best <= 0:
-            best, end = 0.0, int(stops[i - 1])
-        best += float(gains[i])
+            best, end = 0.0, stops[i - 1]
+        best += gain
     return ends
 
 

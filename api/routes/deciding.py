@@ -1,6 +1,8 @@
 """Decide: POST /v1/route."""
 
+import asyncio
 import time
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,7 +16,6 @@ from api.state import ServerState, state_of
 from router.decision import Decision, RoutedSegment
 from router.explain import explain
 from router.fleet import Fleet
-from telemetry.records import Inference
 
 router = APIRouter(prefix="/v1", tags=["decide"])
 
@@ -31,29 +32,31 @@ async def decide_route(request: Request) -> JSONResponse:
         Question(query=asked.query, session_id=asked.session_id, pinned=asked.metadata.route, explore=asked.explore)
     )
     state.metrics.decide_seconds.observe(time.perf_counter() - began)
-    logged = _log(state, asked, decision, size=size)
+    # Behind the answer: asyncio writes what was sent before it calls this.
+    asyncio.get_running_loop().call_soon(partial(_log, state, asked, decision, size=size))
     shown = decision_json(decision, fleet=state.watch.fleet_of(decision.router_version))
-    if logged is not None:
+    if asked.log:
+        end_user = state.recording.person(asked.metadata.end_user)
         shown["feedback_token"] = state.signer.issue(
-            decision.inference_id, end_user=logged.end_user, session_id=asked.session_id
+            decision.inference_id, end_user=end_user, session_id=asked.session_id
         )
-    answer = JSONResponse(shown)
-    answer.headers["x-request-id"] = str(decision.inference_id)
-    answer.headers["x-trimtab-route"] = decision.route
-    answer.headers["x-trimtab-version"] = str(decision.router_version)
-    return answer
+    return JSONResponse(
+        shown,
+        headers={
+            "x-request-id": str(decision.inference_id),
+            "x-trimtab-route": decision.route,
+            "x-trimtab-version": str(decision.router_version),
+        },
+    )
 
 
-def _log(state: ServerState, asked: RouteRequest, decision: Decision, *, size: int) -> Inference | None:
-    """Hand the decision to the intake and return it as it is logged, None when it shall not be.
-
-    A full queue never holds up an answer, it is counted.
-    """
+def _log(state: ServerState, asked: RouteRequest, decision: Decision, *, size: int) -> None:
+    """Count the decision and hand it to the intake; a full queue never holds up an answer, it is counted."""
     state.metrics.splits.labels("yes" if len(decision.segments) > 1 else "no").inc()
     for segment in decision.segments:
         state.metrics.decisions.labels(segment.route, segment.cause).inc()
     if not asked.log:
-        return None
+        return
     record = state.recording.decision(
         decision,
         session_id=asked.session_id,
@@ -62,7 +65,6 @@ def _log(state: ServerState, asked: RouteRequest, decision: Decision, *, size: i
     )
     if not state.intake.store_later(record, size=size + 1_000):
         state.intake.counts["unlogged"] += 1
-    return record
 
 
 def decision_json(decision: Decision, *, fleet: Fleet | None) -> dict[str, Any]:

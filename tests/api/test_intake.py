@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from uuid import uuid4
 
 import pytest
@@ -72,6 +73,41 @@ async def test_many_requests_at_a_time_share_commits_and_each_gets_its_own_answe
     assert [[r.id for r in each] for each in results] == [[e.inference_id for e in batch] for batch in batches]
     assert stored(engine) == sum(len(batch) for batch in batches)
     assert len(commits) < 30
+
+
+@pytest.mark.anyio
+async def test_what_nobody_waits_for_shares_a_commit_and_is_stored_in_a_moment(engine):
+    commits = []
+    event.listen(engine, "commit", commits.append)
+    intake = Intake(engine, most_items=5000, most_bytes=10**7)
+    intake.start()
+    for decision in some(30):
+        assert intake.store_later(decision, size=100)
+        await asyncio.sleep(0.001)
+    began = time.monotonic()
+    while intake.counts["stored"] < 30:
+        assert time.monotonic() - began < 5
+        await asyncio.sleep(0.01)
+    assert len(commits) <= 2
+    assert intake.store_later(some(1)[0], size=100)
+    await intake.store(some(1), size=100)
+    assert intake.counts["stored"] == 32  # it went with what somebody waited for
+    intake.stop()
+    assert stored(engine) == 32
+
+
+@pytest.mark.anyio
+async def test_a_queue_half_full_of_decisions_is_stored_at_once(engine, monkeypatch):
+    monkeypatch.setattr("api.intake.LATER_SECONDS", 60)
+    intake = Intake(engine, most_items=10, most_bytes=10**7)
+    intake.start()
+    for decision in some(5):
+        assert intake.store_later(decision, size=100)
+    began = time.monotonic()
+    while intake.counts["stored"] < 5:
+        assert time.monotonic() - began < 10
+        await asyncio.sleep(0.01)
+    intake.stop()
 
 
 @pytest.mark.anyio
