@@ -1,5 +1,6 @@
 """What telemetry teaches about splits: missed and unneeded ones, and what users say between two requests."""
 
+import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,6 +117,8 @@ def _mined(window: Window, failures: Sequence[MinedFailure]) -> list[MinedSplit]
             found.append(MinedSplit(example=example, by=_person(row), part=part))
         elif failure.kind == "unneeded_split":
             starts = _needed_starts(window, failure)
+            if starts is None:
+                continue
             weight = _MINED_WEIGHT * failure.weight
             found.append(
                 MinedSplit(example=SplitExample(text=row.query, starts=starts, weight=weight), by=_person(row))
@@ -127,11 +130,13 @@ def _person(row: Any) -> str:
     return str(row.end_user or row.session_id or row.inference_id)
 
 
-def _needed_starts(window: Window, failure: MinedFailure) -> tuple[int, ...]:
-    """Where the segments start that nobody disliked; none where all belong to one route."""
+def _needed_starts(window: Window, failure: MinedFailure) -> tuple[int, ...] | None:
+    """Where the segments start that nobody disliked; none where all belong to one route; None where it is not known."""
     if failure.evidence["all_belong_to"]:
         return ()
     units = window.units[window.units["inference_id"] == failure.inference_id]
+    if units["start_offset"].isna().any():
+        return None  # a gateway that splits by itself need not tell where
     disliked = {int(str(index)) for index in _listed(failure.evidence["disliked_segments"])}
     starts = [
         int(start)
@@ -215,15 +220,23 @@ def _placed(one: MinedSplit, connectors: Sequence[str]) -> SplitExample | None:
         return replace(one.example, ends=ends)
     if not phrase:
         return None
-    after = lowered(text).index(phrase, end) + len(phrase)
+    said = _said(phrase).search(lowered(text), end)
+    if said is None:
+        return None
+    after = said.end()
     begin = after + len(text[after:]) - len(text[after:].lstrip(_MARKS))
     return replace(one.example, starts=(begin,), ends=(end,))
 
 
 def _before(text: str, start: int, phrase: str) -> int:
     """Where the segment ends that stands before the connector in front of ``start``."""
-    at = lowered(text).rindex(phrase, 0, start)
+    at = max((said.start() for said in _said(phrase).finditer(lowered(text), 0, start)), default=start)
     return len(text[:at].rstrip(_MARKS))
+
+
+def _said(phrase: str) -> re.Pattern[str]:
+    """The phrase as people type it: with any blanks and line breaks between its words."""
+    return re.compile(r"\s+".join(map(re.escape, phrase.split())))
 
 
 def _held_out(by: str) -> bool:

@@ -178,6 +178,24 @@ def test_only_the_disliked_segment_of_three_loses_its_boundary(log):
     assert (8,) in {e.starts for e in (*log.learned().train, *log.learned().held)}
 
 
+def test_a_segment_of_which_nobody_said_where_it_starts_teaches_no_boundary(log):
+    log.unneeded("one two three", (0, 3), (4, 7), (8, 13), by="user 1", one=False, disliked=[2])
+    log.rows[1]["start_offset"] = None
+    learned = log.learned()
+    assert (learned.train, learned.held) == ((), ())
+
+
+@pytest.mark.parametrize("blanks", ["  ", "\n", " \t "])
+def test_a_connector_is_found_whatever_blanks_are_typed_between_its_words(log, blanks):
+    said(log, "next ticket", users=3)
+    log.missed(f"{FIRST[3]} next{blanks}ticket {SECOND[3]}", SECOND[3], by="user 3")
+    log.missed(f"{FIRST[4]} next{blanks}ticket {SECOND[4]}", FIRST[4], by="user 4")
+    learned = log.learned()
+    assert learned.connectors == ("next ticket",)
+    pairs = sorted([FIRST[i], SECOND[i]] for i in range(5))
+    assert sorted(map(parts, (*learned.train, *learned.held))) == pairs
+
+
 def test_queries_without_kept_text_teach_nothing(log):
     log.missed("refund my kettle next ticket where is my parcel", "where is my parcel", by="user 1")
     log.rows[0]["query"] = None
