@@ -4,6 +4,8 @@ To answer 429 by way of the application costs half of what storing an event cost
 was refused is read past, so the connection stays usable; where its end is not near, the connection is closed.
 """
 
+import asyncio
+import os
 import re
 from typing import Any
 
@@ -50,6 +52,11 @@ class SheddingProtocol(HttpToolsProtocol):
         self._between = True
         self._heard = 0.0
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Somebody has connected."""
+        super().connection_made(transport)
+        self._file: int = transport.get_extra_info("socket").fileno()
+
     def data_received(self, data: bytes) -> None:
         """Refuse what came, where it is one plain write and nothing else; parse it otherwise."""
         if not (self._between and self._door.closed and self._refused_unparsed(data)):
@@ -61,12 +68,21 @@ class SheddingProtocol(HttpToolsProtocol):
         if found is None or found.end() + int(found[2]) != len(data) or not self._free() or self.flow.write_paused:
             return False
         self._door.refuse(found[1].decode("ascii"))
-        self.transport.write(_STAY)
+        self._write_now(_STAY)
         self.server_state.total_requests += 1
         self._heard = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._wait_for_more(self.timeout_keep_alive)
         return True
+
+    def _write_now(self, answer: bytes) -> None:
+        """Write an answer past the event loop: it would write only once all other connections have been read."""
+        try:
+            written = 0 if self.transport.get_write_buffer_size() else os.write(self._file, answer)
+        except OSError:  # there is no room, or nobody: the transport knows what to do then
+            written = 0
+        if written < len(answer):
+            self.transport.write(answer[written:])
 
     def _wait_for_more(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
@@ -116,7 +132,7 @@ class SheddingProtocol(HttpToolsProtocol):
     def _refuse(self) -> None:
         self._refused = True
         stays = self.parser.should_keep_alive() and self._ends_soon() and not self.flow.write_paused
-        self.transport.write(_STAY if stays else _GO)
+        self._write_now(_STAY if stays else _GO)
         if not stays:
             self.transport.close()
 

@@ -2,13 +2,17 @@
 
 The real server with its embedded Postgres, and a load client in a process of its own, on this machine. Every id that
 was acknowledged is looked for in Postgres afterwards: ``lost`` and ``duplicates`` must be 0. ``cpu_us`` is what API and
-Postgres spend on an event, which other programs hardly change; ``load`` is the machine's load average then.
+Postgres spend on an event, which other programs hardly change; ``load`` is the machine's load average then. What was
+shed is told three times: from when it was due (``shed``), the load client's own queue for a connection included; from
+its sending; and as a process beside sees it that sends a few events and waits for nothing else (``refusal``).
 """
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +21,18 @@ import psycopg
 
 from benchmarks.intake_peers import measure_peers
 from benchmarks.intake_reading import measure_reading
-from benchmarks.real_server import RealServer, own_folder, play, served
+from benchmarks.load_client import fresh_id
+from benchmarks.real_server import RealServer, fetch, own_folder, play, served
 from benchmarks.report import BenchmarkReport, Row
 
 BATCH = 100
 _CLOSED = 64
 _OVERLOAD = 4
-_SHOWN = ("rate", "p50_ms", "p95_ms", "p99_ms", "cpu_us", "lost", "duplicates", "shed", "shed_p99_ms", "load")
+_PROBE = {"kind": "given", "rate": 100.0, "connections": 16}
+_SHOWN = (
+    *("rate", "p50_ms", "p95_ms", "p99_ms", "cpu_us", "lost", "duplicates"),
+    *("shed", "shed_p99_ms", "shed_since_sent_p99_ms", "refusal_p99_ms", "load"),
+)
 _TABLE = {"single": "inference", "batch": "inference", "feedback": "feedback"}
 _next_first = iter(range(10**7, 26 * 10**7, 10**7))
 
@@ -89,6 +98,7 @@ def measure(server: RealServer, kind: str, *, folder: Path, **plan: Any) -> dict
         **ledger.check(sent=seen["sent"] * each),
         "shed": seen["shed"]["count"],
         "shed_p99_ms": seen["shed"]["p99"],
+        "shed_since_sent_p99_ms": seen["shed_since_sent"]["p99"],
         "shed_without_retry_after": float(seen["without_retry_after"]),
         "failed": float(sum(n for status, n in seen["statuses"].items() if status[0] not in "24")),
         "unanswered": float(seen["unanswered"]),
@@ -129,10 +139,23 @@ def _overload(server: RealServer, options: argparse.Namespace, folder: Path) -> 
     for kind, each, connections in (("batch", BATCH, 8), ("single", 1, _CLOSED)):
         peak = measure(server, kind, folder=folder, connections=connections, seconds=options.overload_seconds)
         yield f"peak {kind}", peak
-        plan = {"connections": 256 if each > 1 else 1024, "rate": _OVERLOAD * peak["rate"] / each}
-        found = measure(server, kind, folder=folder, seconds=options.overload_seconds, **plan)
+        plan = {"connections": 256 if each > 1 else 512, "rate": _OVERLOAD * peak["rate"] / each}
+        with _probe(server, seconds=options.overload_seconds) as probe:
+            found = measure(server, kind, folder=folder, seconds=options.overload_seconds, **plan)
+        refused = probe.result()["shed_since_sent"]
+        found |= {"refusals": refused["count"], "refusal_p50_ms": refused["p50"], "refusal_p99_ms": refused["p99"]}
         found |= {"goodput": found["rate"] / peak["rate"], "memory_grown_mib": found["memory_mib"] - peak["memory_mib"]}
         yield f"overload {kind}", found
+
+
+@contextmanager
+def _probe(server: RealServer, *, seconds: float) -> Iterator["Future[dict[str, Any]]"]:
+    """Send one and the same event again and again beside the load: it is stored at most once."""
+    event = {"inference_id": fresh_id(next(_next_first)), "query": "where is my parcel"}
+    fetch(server.port, "/v1/inferences", event)
+    plan = {**_PROBE, "port": server.port, "seconds": seconds}
+    with ThreadPoolExecutor(1) as beside:
+        yield beside.submit(play, {**plan, "requests": [["POST", "/v1/inferences", json.dumps(event)]]})
 
 
 def _read(server: RealServer, options: argparse.Namespace, _folder: Path) -> Iterator[tuple[str, dict[str, float]]]:

@@ -1,8 +1,9 @@
 """One process of load: reads a plan as JSON from stdin, plays it over raw sockets, writes what it saw as JSON.
 
 With a rate, arrivals are open-loop: they come at random moments (Poisson) whatever the answers do, and a latency counts
-from the moment at which the request was due, also while it waits for a free connection. Without a rate every
-connection sends its next request when it has its answer. It imports nothing of the server.
+from the moment at which the request was due, also while it waits for a free connection. What was shed is told from its
+sending too: the rest is this client's own queue. Without a rate every connection sends its next request when it has its
+answer. It imports nothing of the server.
 """
 
 import asyncio
@@ -113,15 +114,17 @@ class Seen:
 
     good: list[float] = field(default_factory=list)
     shed: list[float] = field(default_factory=list)
+    shed_since_sent: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     acknowledged: list[str] = field(default_factory=list)
     sent_late: list[float] = field(default_factory=list)
     without_retry_after: int = 0
 
-    def note(self, status: int, head: bytes, body: bytes, due: float, ids: list[str]) -> None:
+    def note(self, status: int, head: bytes, body: bytes, *, due: float, sent: float, ids: list[str]) -> None:
         """Take down one answer."""
         self.statuses[str(status)] += 1
-        milliseconds = (time.perf_counter() - due) * 1e3
+        now = time.perf_counter()
+        milliseconds = (now - due) * 1e3
         if status in (200, 201, 202):
             self.good.append(milliseconds)
             self.acknowledged += ids
@@ -131,6 +134,7 @@ class Seen:
             self.acknowledged += [own for own, result in zip(ids, results, strict=True) if result["status"] < 300]
         elif status == 429:
             self.shed.append(milliseconds)
+            self.shed_since_sent.append((now - sent) * 1e3)
             self.without_retry_after += b"retry-after:" not in head.lower()
 
 
@@ -140,7 +144,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, load: "Load") -> None:
         self._load = load
         self._got = b""
-        self._due = 0.0
+        self._due = self._sent = 0.0
         self._ids: list[str] = []
         self.busy = False
         self._transport: asyncio.Transport
@@ -150,7 +154,7 @@ class _Connection(asyncio.Protocol):
         self._load.freed(self)
 
     def send(self, due: float, data: bytes, ids: list[str]) -> None:
-        self._due, self._ids, self.busy = due, ids, True
+        self._due, self._sent, self._ids, self.busy = due, time.perf_counter(), ids, True
         self._transport.write(data)
 
     def data_received(self, data: bytes) -> None:
@@ -164,7 +168,7 @@ class _Connection(asyncio.Protocol):
         if len(self._got) < end + 4 + size:
             return
         body, self._got, self.busy = self._got[end + 4 : end + 4 + size], b"", False
-        self._load.seen.note(int(head[9:12]), head, body, self._due, self._ids)
+        self._load.seen.note(int(head[9:12]), head, body, due=self._due, sent=self._sent, ids=self._ids)
         self._load.freed(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -255,6 +259,7 @@ class Load:
             "acknowledged": len(seen.acknowledged),
             "good": described(seen.good),
             "shed": described(seen.shed),
+            "shed_since_sent": described(seen.shed_since_sent),
             "sent_late": described(seen.sent_late),
             "without_retry_after": seen.without_retry_after,
             "cpu_seconds": time.process_time(),

@@ -44,6 +44,7 @@ def test_ids_of_the_load_client_are_distinct_and_of_version_seven():
 def test_a_batch_of_the_load_client_is_acknowledged_item_by_item():
     load = Load({"kind": "batch", "first": 0, "batch": 2, "rate": None})
     body = b'{"results": [{"status": 201}, {"status": 422}]}'
-    load.seen.note(207, b"", body, 0.0, ["a", "b"])
-    load.seen.note(429, b"HTTP/1.1 429\r\nRetry-After: 1", b"", 0.0, ["c"])
+    load.seen.note(207, b"", body, due=0.0, sent=0.0, ids=["a", "b"])
+    load.seen.note(429, b"HTTP/1.1 429\r\nRetry-After: 1", b"", due=0.0, sent=1.0, ids=["c"])
     assert (load.seen.acknowledged, load.seen.without_retry_after, len(load.seen.shed)) == (["a"], 0, 1)
+    assert load.seen.shed[0] - load.seen.shed_since_sent[0] == pytest.approx(1000)
