@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +70,7 @@ def create_app(settings: Settings, *, database_url: str, started: Callable[[], N
         redoc_url=None,
         static_url=DOCS_FILES,
         responses=ERROR_ANSWERS,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would be asked about with every request
     )
     app.router.redirect_slashes = False  # a path is right or wrong; a redirect would trust the Host header
     modules = (deciding, inferences, feedback, versions, rollouts, golden, nights, health)
@@ -139,10 +139,9 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
 
 def _door(intake: Intake, metrics: Metrics) -> Door:
     """Return the door of this process, which counts whom it refuses as the application would."""
-    refused = cache(lambda path: metrics.requests.labels(path, "429"))
 
     def count(path: str) -> None:
-        refused(path).inc()
+        metrics.count(metrics.requests, path, "429")
         intake.shed(batch=path.endswith(":batch"))
 
     door = Door(intake, count=count)
@@ -175,7 +174,7 @@ class _CountRequests:
         def count(status: int) -> None:
             metrics: Metrics = scope["app"].state.server.metrics
             path = getattr(scope.get("route"), "path", "unknown")
-            metrics.requests.labels(path, str(status)).inc()
+            metrics.count(metrics.requests, path, str(status))
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -3,7 +3,6 @@
 from typing import Any, TypeVar
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from api.admission import caller_of
 from api.errors import ApiError
@@ -21,23 +20,25 @@ async def read_body(request: Request, *, limit: int) -> bytes:
             announced.
     """
     limit = min(limit, caller_of(request).body_bytes or limit)
-    kind = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
-    if kind != "application/json":
+    heads = dict(request.scope["headers"])
+    kind = heads.get(b"content-type", b"application/json").split(b";")[0].strip().lower()
+    if kind != b"application/json":
         raise ApiError(415, "wrong_type", "Send the body as application/json.")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if heads.get(b"content-encoding", b"identity").lower() != b"identity":
         raise ApiError(415, "wrong_encoding", "Send the body uncompressed.")
-    declared = request.headers.get("content-length", "0")
-    if not declared.isascii() or not declared.isdigit() or int(declared) > limit:
+    declared = heads.get(b"content-length", b"0")
+    if not declared.isdigit() or int(declared) > limit:
         raise too_large(limit)
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise too_large(limit)
-    except ClientDisconnect:  # nobody reads this answer, but it is counted
-        raise ApiError(400, "incomplete_body", "The body ended before its announced length.") from None
-    return bytes(body)
+    chunks, size, more = [], 0, True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":  # nobody reads this answer, but it is counted
+            raise ApiError(400, "incomplete_body", "The body ended before its announced length.")
+        chunks.append(message.get("body", b""))
+        size, more = size + len(chunks[-1]), message.get("more_body", False)
+        if size > limit:
+            raise too_large(limit)
+    return b"".join(chunks)
 
 
 def too_large(limit: int) -> ApiError:

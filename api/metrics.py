@@ -19,6 +19,15 @@ class Metrics:
         self.requests = Counter("trimtab_requests", "Requests", ["path", "status"], registry=own)
         self.version = Gauge("trimtab_router_version", "Number of the router version that decides", registry=own)
 
+        self._counts: dict[tuple[Counter, tuple[str, ...]], Counter] = {}
+
+    def count(self, counter: Counter, *labels: str) -> None:
+        """Count one under these labels; finding them costs a counter more than counting, so they are kept."""
+        found = self._counts.get((counter, labels))
+        if found is None:
+            found = self._counts[counter, labels] = counter.labels(*labels)
+        found.inc()
+
     def watch_counts(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Add a gauge that is read when it is asked for."""
         Gauge(name, text, registry=self.registry).set_function(value)

@@ -190,14 +190,14 @@ def _segment(router: Router, query: str, units: Units, row: int, *, rng: np.rand
     choices, (start, end) = units.choices, units.spans[row]
     greedy, propensities = int(choices.route[row]), choices.propensities[row]
     route = draw(propensities, greedy=greedy, chance=rng.random()) if propensities[greedy] < 1 else greedy
-    P = choices.probabilities[row]
+    P: list[float] = choices.probabilities[row].tolist()
     return RoutedSegment(
         start=start,
         end=end,
         text=query[start:end],
         route=router.routes[route],
-        score=float(P[route]),
-        margin=float(P[route] - np.delete(P, route).max(initial=0.0)),
+        score=P[route],
+        margin=P[route] - max((*P[:route], *P[route + 1 :]), default=0.0),
         propensity=float(propensities[route]),
         explored=route != greedy,
         cause="explored" if route != greedy else units.causes[row],
@@ -210,7 +210,7 @@ def _candidates(router: Router, choices: Choices, row: int, *, chosen: int) -> t
     """The chosen route first, then the best of the others by utility."""
     scores = choices.scores
     order = router.name_order[np.argsort(-scores.utilities[row, router.name_order], kind="stable")]
-    listed = [chosen, *(int(route) for route in order if route != chosen)][:_CANDIDATES]
+    listed = [chosen, *(route for route in order.tolist() if route != chosen)][:_CANDIDATES]
     return tuple(
         Candidate(
             route=router.routes[route],

@@ -27,20 +27,17 @@ def exploration_propensities(
         exploring: (n,) whether this row may explore at all; the others choose rank 1 for certain.
         most: the most that is explored, however ambiguous it is.
     """
-    n = len(ranked)
-    rows = np.arange(n)
-    propensities = np.zeros(probabilities.shape)
+    n, R = probabilities.shape
+    rows = np.arange(n)[:, None]
     others = ranked[:, 1:]
-    shares = np.where(others >= 0, np.take_along_axis(probabilities, np.maximum(others, 0), axis=1), 0.0)
+    shares = np.where(others >= 0, probabilities[rows, others], 0.0)
     total = shares.sum(axis=1)
     p_explore = np.minimum(most, kappa * (1.0 - probabilities.max(axis=1)))
     p_explore = np.where(exploring & (total > 0), np.maximum(p_explore, 0.0), 0.0)
-    propensities[rows, ranked[:, 0]] = 1.0 - p_explore
-    shares = shares / np.maximum(total, 1e-300)[:, None] * p_explore[:, None]
-    for rank in range(others.shape[1]):
-        present = others[:, rank] >= 0
-        propensities[rows[present], others[present, rank]] += shares[present, rank]
-    return propensities
+    propensities = np.zeros((n, R + 1))  # the last column takes what is written for -1
+    propensities[rows, others] = shares / np.maximum(total, 1e-300)[:, None] * p_explore[:, None]
+    propensities[rows[:, 0], ranked[:, 0]] += 1.0 - p_explore
+    return propensities[:, :R]
 
 
 def draw(propensities: npt.NDArray[np.float64], *, greedy: int, chance: float) -> int:

@@ -52,9 +52,10 @@ async def decide_route(request: Request) -> JSONResponse:
 
 def _log(state: ServerState, asked: RouteRequest, decision: Decision, *, size: int) -> None:
     """Count the decision and hand it to the intake; a full queue never holds up an answer, it is counted."""
-    state.metrics.splits.labels("yes" if len(decision.segments) > 1 else "no").inc()
+    metrics = state.metrics
+    metrics.count(metrics.splits, "yes" if len(decision.segments) > 1 else "no")
     for segment in decision.segments:
-        state.metrics.decisions.labels(segment.route, segment.cause).inc()
+        metrics.count(metrics.decisions, segment.route, segment.cause)
     if not asked.log:
         return
     record = state.recording.decision(
