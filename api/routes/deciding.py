@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -44,10 +45,16 @@ async def decide_route(request: Request) -> JSONResponse:
         shown,
         headers={
             "x-request-id": str(decision.inference_id),
-            "x-trimtab-route": decision.route,
+            "x-trimtab-route": _header_text(decision.route),
             "x-trimtab-version": str(decision.router_version),
         },
     )
+
+
+@lru_cache(maxsize=4096)
+def _header_text(name: str) -> str:
+    """The name as a header can carry it: what is not plain ASCII, and %, as percent-encoded UTF-8."""
+    return quote(name, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}")
 
 
 def _log(state: ServerState, asked: RouteRequest, decision: Decision, *, size: int) -> None:
