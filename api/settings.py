@@ -3,6 +3,7 @@
 import hashlib
 import ipaddress
 import os
+import re
 import secrets
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,8 @@ from pydantic_settings.exceptions import SettingsError
 from api.cross_origin import origins
 from router.rollout import RolloutSettings
 
+_KEY_BYTES = 32
+_HASH_KEY = re.compile(rf"[0-9a-fA-F]{{{2 * _KEY_BYTES}}}")
 SAMPLE_FLEET = Path(__file__).parent / "demo" / "sample_fleet.yaml"
 
 
@@ -127,22 +130,45 @@ class Settings(BaseSettings):
         return {**os.environ, **given, **rollout, **learner, "TRIMTAB_DATABASE_URL": database_url}
 
     def hash_key(self) -> bytes:
-        """The key that hashes people's ids: of ``secret``, or made once and kept in ``home`` for the owner alone."""
+        """The key that hashes people's ids: of ``secret``, or made once and kept in ``home`` for the owner alone.
+
+        Raises:
+            WrongSetting: the file in ``home`` does not hold a key.
+        """
         if self.secret is not None:
             return hashlib.sha256(self.secret.get_secret_value().encode()).digest()
         path = self.home_folder / "hash.key"
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            fresh = path.with_name(f"hash.key.{os.getpid()}")
-            fresh.touch(mode=0o600)
-            fresh.write_text(secrets.token_hex(32))
-            try:
-                os.link(fresh, path)  # fails where another process was first: its key counts
-            except FileExistsError:
-                pass
-            finally:
-                fresh.unlink()
-        return bytes.fromhex(path.read_text().strip())
+            _make_key(path)
+        text = path.read_bytes().decode("ascii", "replace").strip()
+        if not _HASH_KEY.fullmatch(text):  # an empty one would let anybody sign tokens
+            raise WrongSetting(
+                f"{path} is damaged: it must hold {2 * _KEY_BYTES} hexadecimal digits. Restore it from your backup, or"
+                " set TRIMTAB_SECRET; a new one makes nobody's earlier events findable under their id."
+            )
+        return bytes.fromhex(text)
+
+
+def _make_key(path: Path) -> None:
+    """Write a new key that survives a power cut whole: first its bytes, then its name."""
+    fresh = path.with_name(f"hash.key.{os.getpid()}")
+    fresh.touch(mode=0o600)
+    with fresh.open("w") as file:
+        file.write(secrets.token_hex(_KEY_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(fresh, path)  # fails where another process was first: its key counts
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def read_settings(**overrides: object) -> Settings:

@@ -1,3 +1,4 @@
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -62,3 +63,23 @@ def test_the_hash_key_is_made_once_and_for_the_owner_alone(tmp_path: Path) -> No
     assert settings.hash_key() == settings.hash_key()
     assert len(settings.hash_key()) == 32
     assert (tmp_path / "hash.key").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"zz", b"0" * 63, b"0" * 66, b"\xff" * 64])
+def test_a_hash_key_that_is_none_is_refused_in_a_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "hash.key").write_bytes(content)
+    with pytest.raises(WrongSetting, match=r"hash\.key is damaged: it must hold 64 hexadecimal digits") as caught:
+        read_settings(home=tmp_path).hash_key()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hash_key_is_on_disk_before_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced, fsync = [], os.fsync
+
+    def watched(handle: int) -> None:
+        synced.append((str(Path(f"/proc/self/fd/{handle}").readlink()), (tmp_path / "hash.key").exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    read_settings(home=tmp_path).hash_key()
+    assert synced == [(str(tmp_path / f"hash.key.{os.getpid()}"), False), (str(tmp_path), True)]
