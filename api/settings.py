@@ -28,7 +28,9 @@ class WrongSetting(ValueError):
 class Settings(BaseSettings):
     """Everything that can be set, by ``TRIMTAB_<NAME>`` in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="TRIMTAB_", env_nested_delimiter="__", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TRIMTAB_", env_nested_delimiter="__", env_ignore_empty=True, extra="ignore", frozen=True
+    )
 
     home: Path = Field(Path("~/.trimtab"), description="Folder for the embedded database, encoders and caches.")
     database_url: str | None = Field(None, description="Any Postgres; without it the embedded one is used.")

@@ -83,3 +83,10 @@ def test_the_hash_key_is_on_disk_before_it_is_used(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "fsync", watched)
     read_settings(home=tmp_path).hash_key()
     assert synced == [(str(tmp_path / f"hash.key.{os.getpid()}"), False), (str(tmp_path), True)]
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = [*Settings.model_fields, *(f"rollout__{setting.name}" for setting in fields(RolloutSettings))]
+    for name in [*every, "learner__folds"]:
+        monkeypatch.setenv(f"TRIMTAB_{name.upper()}", "")
+    assert read_settings() == Settings.model_construct()
