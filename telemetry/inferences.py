@@ -1,7 +1,7 @@
 """Store inferences. A row comes by two roads, the router's decision and the client's log, in either order."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from operator import attrgetter
 from uuid import UUID
@@ -11,8 +11,9 @@ from sqlalchemy.exc import DBAPIError
 
 from telemetry.dead_letters import quarantine
 from telemetry.multirow import as_json, insert_rows, insertion, recordset
-from telemetry.records import CandidateRecord, Inference, SegmentRecord, StoreResult
-from telemetry.tables import inference, inference_alias, inference_payload, segment
+from telemetry.records import Inference, StoreResult
+from telemetry.segments import candidate_rows, fit_segments, store_segments, unknown_segments
+from telemetry.tables import inference, inference_alias, inference_payload
 
 ROUTE_ROAD = "route"
 _DECISION = (
@@ -28,7 +29,6 @@ _COLUMNS = (
     *("inference_id", *_IDS, *_DECISION, *_OUTCOME),
     *("client_sent_at", "occurred_at", "sources", "payload_sha256"),
 )
-_SEGMENT_COLUMNS = tuple(c.name for c in segment.columns)
 _PAYLOAD_COLUMNS = ("inference_id", "query", "answer", "embedding", "encoder", "redaction")
 # occurred = created + received - sent: what the client's clock is off by is taken out.
 _OCCURRED = "coalesce(r.occurred_at + (clock_timestamp() - r.client_sent_at), r.occurred_at, clock_timestamp())"
@@ -90,17 +90,27 @@ def _set_aside(conn: Connection, item: Inference, state: str) -> StoreResult:
 
 
 def _store(conn: Connection, items: list[Inference]) -> list[StoreResult]:
-    statement = _STORE_DECISIONS if items[0].source == ROUTE_ROAD else _STORE_OUTCOMES
-    rows = as_json([_row(item) for item in items])
-    stored = set(conn.execute(statement, {"rows": rows}).scalars())
-    _store_parts(conn, [item for item in items if item.inference_id in stored])
-    known = _known_payloads(conn, [item.inference_id for item in items if item.inference_id not in stored])
-    return [_result(item, stored, known) for item in items]
+    by_router = items[0].source == ROUTE_ROAD
+    wrong = {} if by_router else unknown_segments(conn, items)
+    rows = as_json([_row(item) for item in items if item.inference_id not in wrong])
+    statement = _STORE_DECISIONS if by_router else _STORE_OUTCOMES
+    joined: dict[UUID, bool] = {row[0]: row[1] for row in conn.execute(statement, {"rows": rows})}
+    stored = [item for item in items if item.inference_id in joined]
+    _store_parts(conn, stored)
+    fit_segments(conn, [i.inference_id for i in stored if i.segment_outcomes or (by_router and joined[i.inference_id])])
+    known = _known_payloads(
+        conn, [i.inference_id for i in items if i.inference_id not in joined and i.inference_id not in wrong]
+    )
+    return [_result(item, joined, known, wrong) for item in items]
 
 
-def _result(item: Inference, stored: set[UUID], known: dict[UUID, bytes | None]) -> StoreResult:
+def _result(
+    item: Inference, stored: Collection[UUID], known: Mapping[UUID, bytes | None], wrong: Mapping[UUID, str]
+) -> StoreResult:
     if item.inference_id in stored:
         return StoreResult(id=item.inference_id, status="stored")
+    if item.inference_id in wrong:
+        return StoreResult(id=item.inference_id, status="conflict", message=wrong[item.inference_id])
     same = item.source == ROUTE_ROAD or known.get(item.inference_id) == item.payload_sha256
     return StoreResult(id=item.inference_id, status="duplicate" if same else "conflict")
 
@@ -117,7 +127,8 @@ def _merge(*, prefer_new: Iterable[str], prefer_old: Iterable[str], condition: s
     sets += [f"{c} = coalesce(inference.{c}, excluded.{c})" for c in prefer_old]
     sets.append("sources = array_append(inference.sources, excluded.sources[1])")
     return (
-        f"on conflict (inference_id) do update set {', '.join(sets)} where {condition} returning inference.inference_id"
+        f"on conflict (inference_id) do update set {', '.join(sets)} where {condition}"
+        " returning inference.inference_id, cardinality(inference.sources) > 1 as joined"
     )
 
 
@@ -138,7 +149,7 @@ def _storing(merge: str) -> TextClause:
         f" paid as ({payloads}),"
         " heard as (update feedback f set inference_id = s.inference_id, resolution = 'resolved' from stored s"
         f" where f.target_kind = 'inference_id' and f.target_value = s.inference_id::text and {_WAITS})"
-        " select inference_id from stored"
+        " select inference_id, joined from stored"
     )
 
 
@@ -171,7 +182,7 @@ def _row(item: Inference) -> dict[str, object]:
     row.update(zip(_IDS, _ids(item), strict=True))
     if item.decision:
         row.update(zip(_CHOSEN, _chosen(item.decision), strict=True))
-        row["candidates"] = _candidates(item.decision.candidates)
+        row["candidates"] = candidate_rows(item.decision.candidates)
         row["segment_count"] = len(item.decision.segments) or 1
     if item.outcome:
         row.update(zip(_OUTCOME, _came(item.outcome), strict=True))
@@ -183,41 +194,15 @@ _CHOSEN = tuple(name for name in _DECISION if name not in ("candidates", "segmen
 _ids, _chosen, _came, _paid = (attrgetter(*names) for names in (_IDS, _CHOSEN, _OUTCOME, _PAYLOAD_COLUMNS[1:]))
 
 
-def _candidates(candidates: tuple[CandidateRecord, ...]) -> list[dict[str, object]] | None:
-    return [asdict(c) for c in candidates] or None
-
-
 def _store_parts(conn: Connection, items: list[Inference]) -> None:
     """Segments of split queries and aliases of rows that were new or merged, and the feedback that waits for these."""
-    segments = [row for item in items for row in _segment_rows(item)]
-    if segments:
-        better = ", ".join(
-            f"{c} = coalesce(segment.{c}, excluded.{c})" for c in _SEGMENT_COLUMNS if c not in segment.primary_key
-        )
-        tail = f"on conflict (inference_id, segment_index) do update set {better}"
-        conn.execute(*insert_rows(segment, segments, names=_SEGMENT_COLUMNS, tail=tail))
+    store_segments(conn, items)
     aliases = [row for item in items for row in _alias_rows(item)]
     if aliases:
         names = ("kind", "value", "inference_id")
         statement, rows = insert_rows(inference_alias, aliases, names=names, tail="on conflict do nothing")
         conn.execute(statement, rows)
         conn.execute(_RESOLVE, rows)
-
-
-def _segment_rows(item: Inference) -> list[dict[str, object]]:
-    """Rows of ``segment``; an unsplit query has none, since its one segment is the inference itself."""
-    parts = item.decision.segments if item.decision else item.segment_outcomes
-    if len(parts) < 2:
-        return []
-    outcomes = {part.segment_index: part for part in item.segment_outcomes}
-    return [_segment_row(item.inference_id, part, outcomes.get(part.segment_index)) for part in parts]
-
-
-def _segment_row(inference_id: UUID, part: SegmentRecord, outcome: SegmentRecord | None) -> dict[str, object]:
-    row = {name: getattr(part, name) for name in _SEGMENT_COLUMNS if name not in ("inference_id", "candidates")}
-    if outcome:
-        row |= {name: getattr(outcome, name) for name, value in row.items() if value is None}
-    return {**row, "inference_id": inference_id, "candidates": _candidates(part.candidates)}
 
 
 def _alias_rows(item: Inference) -> list[dict[str, object]]:

@@ -99,6 +99,82 @@ def test_segments_of_a_split_query_carry_offsets_and_their_own_outcome(connectio
     ]
 
 
+def came(index: int) -> SegmentRecord:
+    return SegmentRecord(
+        segment_index=index,
+        request_model="billing-slm",
+        input_tokens=3,
+        output_tokens=140,
+        cost=0.2,
+        duration_ms=830.0,
+        finish_reason="stop",
+    )
+
+
+@pytest.mark.parametrize("decision_first", [True, False])
+@pytest.mark.parametrize("together", [True, False])
+def test_the_outcome_of_the_only_segment_is_the_inferences_own(
+    connection: Connection, decision_first: bool, together: bool
+) -> None:
+    key = new_id()
+    items = [decided(key), logged(key, outcome=OutcomeRecord(cost=0.3), segment_outcomes=(came(0),))]
+    items = items if decision_first else items[::-1]
+    for batch in [items] if together else [[item] for item in items]:
+        assert {result.status for result in store_inferences(connection, batch)} == {"stored"}
+    stored = read_inference(connection, key)
+    assert stored is not None
+    assert (stored.segments, stored.inference["output_tokens"], stored.inference["duration_ms"]) == ([], 140, 830)
+    assert (stored.inference["cost"], stored.inference["finish_reason"]) == (0.3, "stop")
+    assert stored.inference["request_model"] == "billing-slm"
+
+
+def test_the_outcome_of_an_external_decisions_only_segment_is_the_inferences_own(connection: Connection) -> None:
+    part = came(0)
+    item = logged(outcome=OutcomeRecord(), decision=decision(segments=(part,)), segment_outcomes=(part,))
+    store_inferences(connection, [item])
+    stored = read_inference(connection, item.inference_id)
+    assert stored is not None
+    assert (stored.segments, stored.inference["output_tokens"]) == ([], 140)
+
+
+def test_one_segments_outcome_of_a_split_query_stays_that_segments(connection: Connection) -> None:
+    key, parts = new_id(), tuple(SegmentRecord(segment_index=i, text="x", route="billing") for i in range(2))
+    split = Inference(inference_id=key, source="route", decision=decision(segments=parts))
+    store_inferences(connection, [split])
+    store_inferences(connection, [logged(key, outcome=OutcomeRecord(), segment_outcomes=(came(1),))])
+    stored = read_inference(connection, key)
+    assert stored is not None
+    assert [(s["route"], s["output_tokens"]) for s in stored.segments] == [("billing", None), ("billing", 140)]
+    assert stored.inference["output_tokens"] is None
+
+
+def test_outcomes_of_segments_that_the_decision_lacks_are_refused(connection: Connection) -> None:
+    key = new_id()
+    store_inferences(connection, [decided(key)])
+    (result,) = store_inferences(connection, [logged(key, segment_outcomes=(came(0), came(1)))])
+    sentence = "The decision has 1 segment, so no segment_index 1; nothing was changed."
+    assert (result.status, result.message) == ("conflict", sentence)
+    stored = read_inference(connection, key)
+    assert stored is not None
+    assert (stored.segments, stored.inference["sources"]) == ([], ["route"])
+    right = logged(key, outcome=OutcomeRecord(), segment_outcomes=(came(0),))
+    assert store_inferences(connection, [right])[0].status == "stored"
+    assert store_inferences(connection, [right])[0].status == "duplicate"
+
+
+def test_outcomes_before_a_decision_without_their_segment_become_dead_letters(connection: Connection) -> None:
+    key = new_id()
+    event = logged(key, outcome=OutcomeRecord(), segment_outcomes=(came(0), came(1)))
+    assert store_inferences(connection, [event])[0].status == "stored"
+    store_inferences(connection, [decided(key)])
+    stored = read_inference(connection, key)
+    assert stored is not None
+    assert (stored.segments, stored.inference["output_tokens"]) == ([], 140)
+    (letter,) = connection.execute(select(dead_letter)).mappings()
+    assert (letter["reason_code"], str(key).encode() in letter["raw"]) == ("unknown_segment", True)
+    assert store_inferences(connection, [event])[0].status == "duplicate"
+
+
 @pytest.mark.parametrize("bad", [1, 37, 99])
 def test_bad_rows_do_not_harm_their_batch(connection: Connection, bad: int) -> None:
     batch = [logged(payload_sha256=bytes([i])) for i in range(100)]
