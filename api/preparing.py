@@ -30,7 +30,8 @@ def prepare_versions(
         actor: who is written into the history.
         announce: told what is done.
     """
-    from learner.first_version import apply_fleet, build_first_version
+    from learner.changed_fleet import apply_fleet
+    from learner.first_version import build_first_version
 
     with engine.connect() as conn:
         activation = active(conn)

@@ -1,21 +1,18 @@
-"""Version 1 from the fleet alone, and a changed fleet applied to a version that has learned."""
+"""Version 1 from the fleet alone."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
 from learner.abstention import abstention_threshold
 from learner.concatenate import concatenations
-from learner.model_fleet import carried_values, first_values
+from learner.model_fleet import first_values
 from learner.seeds import Embedder, Seeds, embed_seeds, seed_posterior
 from learner.settings import LearnerSettings
 from learner.splitter_training import HiddenEncoder, train_splitter
 from router.fleet import Fleet, Route
 from router.version import Array, Centroids, RouterParameters, RouterVersion
-
-T = TypeVar("T")
 
 # A centroid made of one example is surer of its route than the mean of all examples would be, but not certain.
 _OWN_SHARE = 0.6
@@ -50,7 +47,7 @@ def build_first_version(
     seeds = embed_seeds(fleet, encoder=encoder)
     version = RouterVersion(
         fleet=fleet,
-        parameters=_first_parameters(fleet, seeds, settings=settings),
+        parameters=first_parameters(fleet, seeds, settings=settings),
         centroids=first_centroids(seeds, settings=settings),
         splitter=_first_splitter(fleet, encoder=encoder, seed=seed) if settings.splitter_examples else {},
         encoder=encoder.fingerprint,
@@ -59,66 +56,21 @@ def build_first_version(
     return first_values(version, dimension=encoder.dimension) if fleet.of_models else version
 
 
-def apply_fleet(version: RouterVersion, fleet: Fleet, *, encoder: Embedder) -> RouterVersion:
-    """Apply a changed fleet to a version: routes that stay keep what they learned, new ones start from their examples.
-
-    Centroids of removed routes pass to whoever else owned a share of them; the examples of new routes become centroids.
-    """
-    settings = LearnerSettings()
-    seeds = embed_seeds(fleet, encoder=encoder)
-    first = _first_parameters(fleet, seeds, settings=settings)
-    old = {name: i for i, name in enumerate(version.parameters.routes)}
-    stays = [name in old for name in fleet.names]
-    columns = [old.get(name, -1) for name in fleet.names]
-    kept = _reordered(version.centroids, columns)
-    new = first_centroids(seeds, settings=settings)
-    fresh = ~np.array(stays)[seeds.route] if len(seeds.route) else np.zeros(0, bool)
-    parameters = replace(
-        version.parameters,
-        routes=fleet.names,
-        success=_carried(version.parameters.success, first.success, fleet.names, old),
-        cost=_carried(version.parameters.cost, first.cost, fleet.names, old),
-        latency_ms=_carried(version.parameters.latency_ms, first.latency_ms, fleet.names, old),
-        cost_weight=fleet.cost_weight,
-    )
-    changed = replace(
-        version,
-        fleet=fleet,
-        parameters=parameters,
-        centroids=Centroids(
-            vectors=np.concatenate([kept.vectors, new.vectors[fresh]]),
-            owners=np.concatenate([kept.owners, new.owners[fresh]]),
-            mass=np.concatenate([kept.mass, new.mass[fresh]]),
-        ),
-        number=0,
-        fingerprint="",
-        training={
-            "made_from": "fleet",
-            "learned_by": str(version.number),
-            "learned_until": version.training.get("watermark", version.training.get("learned_until", "")),
-        },
-    )
-    if not fleet.of_models:
-        return changed
-    if version.centroids.values is None:
-        return first_values(changed, dimension=encoder.dimension)
-    return replace(changed, centroids=carried_values(version.centroids, columns))
-
-
 def first_centroids(seeds: Seeds, *, settings: LearnerSettings) -> Centroids:
     """The examples as centroids, before any telemetry."""
     return seed_centroids(seeds, seed_posteriors=seed_posterior(seeds, seeds.X, sharpness=settings.seed_sharpness))
 
 
-def seed_centroids(seeds: Seeds, *, seed_posteriors: Array) -> Centroids:
+def seed_centroids(seeds: Seeds, *, seed_posteriors: Array, own_share: float = _OWN_SHARE) -> Centroids:
     """Every example as a centroid of mass one, owned mostly by its route and for the rest as ``seed_posteriors`` say.
 
     Args:
         seeds: S examples.
         seed_posteriors: (S, R) what is believed at their places.
+        own_share: how much of it is its route's whatever is believed.
     """
-    owners = (1 - _OWN_SHARE) * seed_posteriors
-    owners[np.arange(len(owners)), seeds.route] += _OWN_SHARE
+    owners = (1 - own_share) * seed_posteriors
+    owners[np.arange(len(owners)), seeds.route] += own_share
     return Centroids(
         vectors=seeds.X,
         owners=(owners / owners.sum(axis=1, keepdims=True)).astype(np.float32),
@@ -126,7 +78,8 @@ def seed_centroids(seeds: Seeds, *, seed_posteriors: Array) -> Centroids:
     )
 
 
-def _first_parameters(fleet: Fleet, seeds: Seeds, *, settings: LearnerSettings) -> RouterParameters:
+def first_parameters(fleet: Fleet, seeds: Seeds, *, settings: LearnerSettings) -> RouterParameters:
+    """The numbers beside the centroids, before any telemetry."""
     return RouterParameters(
         routes=fleet.names,
         success=(settings.prior_success,) * len(fleet.routes),
@@ -156,21 +109,3 @@ def _first_splitter(fleet: Fleet, *, encoder: FleetEncoder, seed: int) -> Mappin
         {route.name: route.utterances for route in fleet.routes}, count=_FIRST_CONCATENATIONS, seed=seed
     )
     return train_splitter(examples, encoder=encoder, seed=seed)
-
-
-def _reordered(centroids: Centroids, columns: list[int]) -> Centroids:
-    """Centroids with owners over other routes: ``columns`` names each one's old column, -1 for a new route."""
-    owners = np.stack(
-        [centroids.owners[:, c] if c >= 0 else np.zeros(len(centroids.owners), np.float32) for c in columns], axis=1
-    )
-    owned = owners.sum(axis=1) > 0.05
-    owners = owners[owned]
-    return Centroids(
-        vectors=centroids.vectors[owned],
-        owners=(owners / owners.sum(axis=1, keepdims=True)).astype(np.float32),
-        mass=centroids.mass[owned],
-    )
-
-
-def _carried(old: tuple[T, ...], new: tuple[T, ...], names: tuple[str, ...], position: dict[str, int]) -> tuple[T, ...]:
-    return tuple(old[position[name]] if name in position else fresh for name, fresh in zip(names, new, strict=True))

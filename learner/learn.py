@@ -16,7 +16,7 @@ from learner.first_version import seed_centroids
 from learner.follow_ups import find_follow_ups
 from learner.model_fleet import find_places, learn_values, value_estimates
 from learner.owners import bounded
-from learner.seeds import Embedder, Seeds, embed_seeds, seed_posterior
+from learner.seeds import SAME, Embedder, Seeds, embed_seeds, seed_posterior
 from learner.settings import LearnerSettings
 from learner.trust_region import hold_back
 from learner.truth import Draw, average, draw_clusters, first_owned, improve, softmax
@@ -24,7 +24,6 @@ from learner.window import Window
 from router.decide import Router, route_posteriors
 from router.version import Array, Centroids, RouterParameters, RouterVersion
 
-_SAME = 1 - 1e-5
 _SAMPLED = 5_000
 
 
@@ -209,7 +208,7 @@ def _without(centroids: Centroids, seeds: Seeds) -> Centroids:
     """Yesterday's centroids but for the examples' own, which are not moved."""
     if len(seeds.X) == 0 or len(centroids.vectors) == 0:
         return centroids
-    other = nearest(centroids.vectors, seeds.X, count=1)[0][:, 0] < _SAME
+    other = nearest(centroids.vectors, seeds.X, count=1)[0][:, 0] < SAME
     return Centroids(vectors=centroids.vectors[other], owners=centroids.owners[other], mass=centroids.mass[other])
 
 

@@ -13,6 +13,8 @@ from router.version import Array
 
 # Questions of unrelated topics have about this cosine to the mean of some examples with most sentence encoders.
 _UNLIKE = np.float32(0.15)
+# Two embeddings of one text, made in different batches and stored, have at least this cosine.
+SAME = 1 - 1e-5
 
 
 class Embedder(Protocol):

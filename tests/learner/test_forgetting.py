@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import text
 
 from api.pruning import erase
-from learner.first_version import apply_fleet, build_first_version
+from learner.changed_fleet import apply_fleet
+from learner.first_version import build_first_version
 from learner.forgetting import forgiving, may_know_the_erased, starting_point
 from learner.gate import Condition, GateDecision
 from learner.learn import learn_centroids, prepare

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from learner.first_version import apply_fleet, build_first_version
+from learner.changed_fleet import apply_fleet
+from learner.first_version import build_first_version
 from learner.nightly import run_night
 from router.decide import Router, decide_many
 from router.fleet import Fleet, Route

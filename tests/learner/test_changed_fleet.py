@@ -1,0 +1,109 @@
+"""A changed fleet on a version that has learned: what the operator wrote counts at once, what users taught stays."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+
+from learner.centroid_shift import nearest
+from learner.changed_fleet import apply_fleet
+from learner.first_version import build_first_version
+from learner.nightly import run_night
+from router.decide import Router
+from router.fleet import Fleet
+from router.registry import load, publish
+from tests.learner.world import QUICK, first_published, fleet, log_day, questions
+
+MOVED = "where is the kettle"
+ADDED = "can i have a birthday cake with my order"
+NIGHT = replace(QUICK, splitter_examples=0)
+
+
+@pytest.fixture
+def learned(engine, encoder):
+    """Version 1 and the one after two nights of votes."""
+    version = first_published(engine, encoder)
+    for day in range(2):
+        log_day(engine, encoder, version, seed=day, day=day)
+        number = run_night(engine, encoder=encoder, settings=NIGHT, actor="a test", force=True).version
+        with engine.connect() as conn:
+            version = load(conn, number)
+    assert version.number > 1
+    return version
+
+
+def with_examples(change) -> Fleet:
+    return replace(fleet(), routes=tuple(replace(r, utterances=change(r.name, r.utterances)) for r in fleet().routes))
+
+
+@cache
+def moved() -> Fleet:
+    """The shop's fleet with one example of delivery in billing."""
+    without = with_examples(lambda _, examples: tuple(e for e in examples if e != MOVED))
+    assert without != fleet()
+    return replace(
+        without,
+        routes=tuple(
+            replace(r, utterances=(*r.utterances, MOVED)) if r.name == "billing" else r for r in without.routes
+        ),
+    )
+
+
+def route_of(version, encoder, text):
+    scores = Router(version).score(encoder.embed([text]), lengths=[len(text)])
+    return version.parameters.routes[int(scores.utilities[0].argmax())]
+
+
+def distance(version, encoder, text):
+    return float(nearest(encoder.embed([text]), version.centroids.vectors, count=1)[0][0, 0])
+
+
+def test_an_example_that_moved_to_another_route_takes_its_questions_along_at_once(encoder):
+    first = build_first_version(fleet(), encoder=encoder, settings=NIGHT)
+    assert route_of(first, encoder, MOVED) == "delivery"
+    assert route_of(apply_fleet(first, moved(), encoder=encoder), encoder, MOVED) == "billing"
+
+
+def test_an_example_that_moved_counts_at_once_after_nights_too_and_what_users_taught_elsewhere_stays(encoder, learned):
+    assert route_of(learned, encoder, MOVED) == "delivery"
+    changed = apply_fleet(learned, moved(), encoder=encoder)
+    assert route_of(changed, encoder, MOVED) == "billing"
+
+    asked = [text for text, _ in questions(1)]
+    X = encoder.embed(asked)
+    far = (X @ encoder.embed([MOVED])[0]) < 0.5
+    assert far.sum() > 60
+    before, after = (Router(v).index.posterior(X[far])[0] for v in (learned, changed))
+    np.testing.assert_allclose(before, after, atol=0.01)
+
+
+def test_a_new_example_of_a_route_that_stays_is_a_centroid_of_its_own(encoder, learned):
+    grown = with_examples(lambda name, examples: (*examples, ADDED) if name == "repairs" else examples)
+    changed = apply_fleet(learned, grown, encoder=encoder)
+    assert route_of(changed, encoder, ADDED) == "repairs"
+    assert distance(changed, encoder, ADDED) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_example_that_was_taken_out_leaves_no_centroid(encoder, learned):
+    assert distance(learned, encoder, MOVED) == pytest.approx(1, abs=1e-5)
+    changed = apply_fleet(
+        learned, with_examples(lambda _, examples: tuple(e for e in examples if e != MOVED)), encoder=encoder
+    )
+    assert distance(changed, encoder, MOVED) < 0.999
+    assert len(changed.centroids.vectors) == len(learned.centroids.vectors) - 1
+
+
+def test_a_fleet_with_the_same_examples_leaves_every_centroid_as_it_was_learned(encoder, learned):
+    changed = apply_fleet(learned, replace(fleet(), fallback="repairs"), encoder=encoder)
+    for name in ("vectors", "owners", "mass"):
+        np.testing.assert_allclose(getattr(changed.centroids, name), getattr(learned.centroids, name), rtol=1e-5)
+
+
+def test_a_night_on_the_old_votes_does_not_take_the_operators_word_back(engine, encoder, learned):
+    changed = apply_fleet(learned, moved(), encoder=encoder)
+    with engine.begin() as conn:
+        publish(conn, changed, actor="a test", reason="fleet changed", parent=learned.number)
+    night = run_night(engine, encoder=encoder, settings=NIGHT, actor="a test", force=True)
+    with engine.connect() as conn:
+        assert route_of(load(conn, night.version), encoder, MOVED) == "billing"
