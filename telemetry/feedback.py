@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, TextClause, func, select, text, update
+from sqlalchemy import Connection, RowMapping, TextClause, func, select, text, tuple_, update
 
 from telemetry.multirow import insert_rows
 from telemetry.records import Feedback, Resolution, StoreResult
@@ -151,12 +151,12 @@ def read_feedback(conn: Connection, feedback_id: UUID) -> list[RowMapping]:
 
 
 def list_feedback(
-    conn: Connection, *, resolution: str | None = None, after: UUID | None = None, limit: int = 100
+    conn: Connection, *, resolution: str | None = None, after: tuple[UUID, int] | None = None, limit: int = 100
 ) -> list[RowMapping]:
-    """Return feedback revisions, newest id first, optionally of one ``resolution``."""
+    """Return feedback revisions, newest id first, from before the revision ``after``, optionally of one resolution."""
     statement = select(feedback).order_by(feedback.c.feedback_id.desc(), feedback.c.revision.desc()).limit(limit)
     if resolution:
         statement = statement.where(feedback.c.resolution == resolution)
     if after:
-        statement = statement.where(feedback.c.feedback_id < after)
+        statement = statement.where(tuple_(feedback.c.feedback_id, feedback.c.revision) < after)
     return list(conn.execute(statement).mappings())

@@ -24,13 +24,25 @@ def read_run(conn: Connection, run_id: UUID) -> RowMapping | None:
 
 
 def list_failures(
-    conn: Connection, *, run_id: UUID | None = None, kind: str | None = None, limit: int = 50
+    conn: Connection,
+    *,
+    run_id: UUID | None = None,
+    kind: str | None = None,
+    after: int | None = None,
+    limit: int = 50,
 ) -> Sequence[RowMapping]:
-    """Return mined failures, newest first: of one run (None: the newest that mined any), optionally of one kind."""
+    """Return mined failures, newest first, from before the number ``after``, optionally of one kind.
+
+    Of one run; where none is named, of that of ``after``, and without one of the newest that mined any.
+    """
     if run_id is None:
         newest = select(mined_failure.c.run_id).order_by(mined_failure.c.failure_id.desc()).limit(1)
+        if after is not None:
+            newest = newest.where(mined_failure.c.failure_id == after)
         run_id = conn.execute(newest).scalar_one_or_none()
     statement = select(mined_failure).where(mined_failure.c.run_id == run_id)
     if kind is not None:
         statement = statement.where(mined_failure.c.kind == kind)
+    if after is not None:
+        statement = statement.where(mined_failure.c.failure_id < after)
     return conn.execute(statement.order_by(mined_failure.c.failure_id.desc()).limit(limit)).mappings().all()

@@ -1,5 +1,6 @@
 """Judge: /v1/feedback with revise and withdraw."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -19,6 +20,7 @@ from telemetry.inference_reading import who_asked
 from telemetry.records import Feedback, StoreResult
 
 router = APIRouter(prefix="/v1", tags=["feedback"])
+_PLACE = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(:[0-9]{1,9})?$"
 
 
 @router.post("/feedback", status_code=201, openapi_extra=body_of(FeedbackEvent))
@@ -137,12 +139,25 @@ async def get_feedback(request: Request, feedback_id: UUID) -> dict[str, Any]:
 async def get_feedback_list(
     request: Request,
     resolution: Literal["resolved", "pending", "orphaned", "ambiguous"] | None = None,
-    after: UUID | None = None,
+    after: Annotated[str | None, Query(pattern=_PLACE)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
-    """List feedback, newest first; ``resolution=orphaned`` shows what never found its inference."""
+    """List all revisions of feedback, newest first; ``resolution=orphaned`` shows what never found its inference."""
     rows = await state_of(request).read(
-        lambda conn: list_feedback(conn, resolution=resolution, after=after, limit=limit + 1)
+        lambda conn: list_feedback(conn, resolution=resolution, after=_place(after), limit=limit + 1)
     )
-    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r["feedback_id"], form=json_row)
+    result: dict[str, Any] = json_list(rows, limit=limit, id_of=_name_place, form=json_row)
     return result
+
+
+def _name_place(row: Mapping[Any, Any]) -> str:
+    """Name a place in the list: a judgement has several rows there, one for each revision."""
+    return f"{row['feedback_id']}:{row['revision']}"
+
+
+def _place(name: str | None) -> tuple[UUID, int] | None:
+    """The feedback's id and revision; an id alone names the place behind all of its revisions."""
+    if name is None:
+        return None
+    feedback_id, _, revision = name.partition(":")
+    return UUID(feedback_id), int(revision or 0)

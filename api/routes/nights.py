@@ -72,10 +72,16 @@ async def get_run(request: Request, run_id: UUID) -> dict[str, Any]:
 
 @router.get("/failures")
 async def get_failures(
-    request: Request, run_id: UUID | None = None, kind: str | None = None, limit: Limit = 100
+    request: Request,
+    run_id: UUID | None = None,
+    kind: str | None = None,
+    after: Annotated[int | None, Query(ge=1, lt=2**62)] = None,
+    limit: Limit = 100,
 ) -> dict[str, Any]:
     """List the failures that a night mined (the newest night when none is named)."""
     wanted = None if kind is None else kind.encode("utf-8", "replace").decode().replace("\0", "?")
-    rows = await state_of(request).read(lambda conn: list_failures(conn, run_id=run_id, kind=wanted, limit=limit + 1))
+    rows = await state_of(request).read(
+        lambda conn: list_failures(conn, run_id=run_id, kind=wanted, after=after, limit=limit + 1)
+    )
     result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r["failure_id"], form=json_row)
     return result

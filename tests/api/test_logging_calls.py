@@ -1,9 +1,13 @@
 import random
 import time
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from sqlalchemy import insert
+
+from telemetry.database import create_engine
+from telemetry.tables import learner_run, mined_failure
 
 EVENT = {"query": "where is my parcel", "answer": "On its way.", "decision": {"route": "delivery"}, "output_tokens": 5}
 
@@ -97,3 +101,49 @@ def test_lists_are_paged_newest_first(client: httpx.Client) -> None:
     assert (first["object"], len(first["data"]), first["has_more"]) == ("list", 2, True)
     second = client.get("/v1/inferences", params={"limit": 2, "after": first["last_id"]}).json()
     assert second["first_id"] < first["last_id"]
+
+
+def pages(client: httpx.Client, path: str, **params: object) -> list[dict[str, object]]:
+    """All rows of a list, turned one page after the other."""
+    rows: list[dict[str, object]] = []
+    after: dict[str, object] = {}
+    while True:
+        page = client.get(path, params={**params, **after}).raise_for_status().json()
+        rows += page["data"]
+        if not page["has_more"]:
+            return rows
+        after = {"after": page["last_id"]}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 1000])
+def test_turning_pages_shows_every_revision_once(client: httpx.Client, limit: int) -> None:
+    key = log(client).json()["inference_id"]
+    for _ in range(2):
+        vote = client.post("/v1/feedback", json={"inference_id": key, "value": "down"}).json()["feedback_id"]
+        for comment in "abc":
+            assert client.put(f"/v1/feedback/{vote}", json={"value": "up", "comment": comment}).status_code == 200
+    shown = [(row["feedback_id"], row["revision"]) for row in pages(client, "/v1/feedback", limit=limit)]
+    assert shown == sorted(set(shown), reverse=True)
+    assert [revision for feedback, revision in shown if feedback == vote] == [4, 3, 2, 1]
+    behind = client.get("/v1/feedback", params={"after": vote, "limit": 1}).json()
+    assert behind["data"][0]["feedback_id"] < vote
+    assert client.get("/v1/feedback", params={"after": f"{vote}:x"}).status_code == 422
+
+
+def test_turning_pages_shows_every_failure_of_one_night(client: httpx.Client, module_url: str) -> None:
+    nights, key = [uuid4(), uuid4()], log(client).json()["inference_id"]
+    engine = create_engine(module_url)
+    with engine.begin() as conn:
+        for night in nights:
+            conn.execute(insert(learner_run).values(run_id=night, fencing_token=1, status="finished"))
+            failure = {"run_id": night, "inference_id": UUID(key), "evidence": {}, "weight": 1.0}
+            conn.execute(
+                insert(mined_failure), [{**failure, "kind": kind} for kind in ("reask", "reask", "correction")]
+            )
+    engine.dispose()
+    whole = pages(client, "/v1/failures", limit=1)
+    assert [(row["run_id"], row["kind"]) for row in whole] == [
+        (str(nights[1]), kind) for kind in ("correction", "reask", "reask")
+    ]
+    assert pages(client, "/v1/failures", limit=2, run_id=str(nights[0]), kind="reask")[-1]["run_id"] == str(nights[0])
+    assert len(pages(client, "/v1/failures", limit=1, run_id=str(nights[0]), kind="reask")) == 2

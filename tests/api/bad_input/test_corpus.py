@@ -169,7 +169,7 @@ def test_no_path_takes_an_id_that_is_none(client, rows):
         ("feedback", "limit after resolution"),
         ("dead-letters", "limit after"),
         ("learner/runs", "limit after"),
-        ("failures", "limit run_id"),
+        ("failures", "limit after run_id"),
         ("router/versions", "limit after"),
         ("router/activations", "limit after"),
         ("router/active", "at"),
