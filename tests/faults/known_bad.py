@@ -83,9 +83,8 @@ BUILDS = (
         [
             Patch(
                 "telemetry/inferences.py",
-                "f\"on conflict (inference_id) do update set {', '.join(sets)} where {condition} "
-                'returning inference.inference_id"',
-                '"returning inference.inference_id"',
+                "f\"on conflict (inference_id) do update set {', '.join(sets)} where {condition}\"",
+                '""',
             )
         ],
         ["tests/faults/test_database_faults.py::test_the_connection_is_cut_at_commit"],
