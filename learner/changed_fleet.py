@@ -33,7 +33,7 @@ def apply_fleet(version: RouterVersion, fleet: Fleet, *, encoder: FleetEncoder) 
         version.parameters,
         routes=fleet.names,
         success=_carried(version.parameters.success, first.success, fleet.names, old),
-        cost=_carried(version.parameters.cost, first.cost, fleet.names, old),
+        cost=_carried(version.parameters.cost, first.cost, fleet.names, _equally_priced(version.fleet, fleet, old)),
         latency_ms=_carried(version.parameters.latency_ms, first.latency_ms, fleet.names, old),
         cost_weight=fleet.cost_weight,
     )
@@ -136,6 +136,12 @@ def _reordered(centroids: Centroids, columns: list[int]) -> Centroids:
         owners=(owners / owners.sum(axis=1, keepdims=True)).astype(np.float32),
         mass=centroids.mass[owned],
     )
+
+
+def _equally_priced(before: Fleet, now: Fleet, position: dict[str, int]) -> dict[str, int]:
+    """The positions of the routes whose prices have not changed: what the others were seen to cost is past."""
+    prices = {route.name: route.prices for route in before.routes}
+    return {route.name: position[route.name] for route in now.routes if prices.get(route.name) == route.prices}
 
 
 def _carried(old: tuple[T, ...], new: tuple[T, ...], names: tuple[str, ...], position: dict[str, int]) -> tuple[T, ...]:

@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from learner.first_version import build_first_version
 from learner.learn import learn_centroids, prepare, within_limits
 from learner.nightly import NothingServes, beyond_trust_region
+from learner.present_prices import at_present_prices
 from learner.seeds import Embedder
 from learner.settings import LearnerSettings
 from learner.spikes import observe_costs
@@ -42,7 +43,8 @@ def build_for_encoder(
         incumbent = load(conn, activation.version)
         if incumbent.encoder == new.fingerprint:
             raise SameEncoder(SameEncoder.__doc__)
-        window = embedded_anew(read_window(conn, encoder=old, days=settings.window_days), encoder=new)
+        window = read_window(conn, encoder=old, days=settings.window_days)
+        window = embedded_anew(at_present_prices(conn, window, incumbent.fleet), encoder=new)
     base = build_first_version(incumbent.fleet, encoder=new)
     material = prepare(window, base, encoder=new, settings=settings, seed=settings.seed)
     learned = learn_centroids(material, base, settings=settings)

@@ -19,6 +19,7 @@ from learner.gate import GateDecision, decide_gate, doubtful_routes
 from learner.kept_routes import keep_owners, keep_routes
 from learner.learn import HeldCentroids, LearnedCentroids, learn_centroids, prepare, within_limits
 from learner.mining import MinedFailure, mine
+from learner.present_prices import at_present_prices
 from learner.report import build_report
 from learner.runs import Heartbeat
 from learner.seeds import Embedder, embed_seeds
@@ -269,7 +270,8 @@ def _read(work: _Work, *, until: datetime | None) -> tuple[Window, RouterVersion
         activation = active(conn)
         if activation is None:
             raise NothingServes(NothingServes.__doc__)
-        return window, load(conn, activation.version), fresh
+        incumbent = load(conn, activation.version)
+        return at_present_prices(conn, window, incumbent.fleet), incumbent, fresh
 
 
 def _nothing(work: _Work, window: Window, incumbent: RouterVersion) -> NightResult:

@@ -26,6 +26,11 @@ class Route:
     latency_slo_ms: float | None = None
     max_completion_tokens: int | None = None
 
+    @property
+    def prices(self) -> tuple[float, float, int | None]:
+        """What an answer's cost follows from: the price of a token asked and answered, and the longest answer."""
+        return self.input_cost_per_token, self.output_cost_per_token, self.max_completion_tokens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:

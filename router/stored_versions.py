@@ -1,6 +1,7 @@
 """Router versions as they lie in Postgres: what is registered about them, and their parts."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from sqlalchemy import Connection, case, func, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 
 from router.artifact import Artifact, unpack
+from router.fleet import Fleet, fleet_from_json
 from router.version import RouterVersion
 from telemetry.tables import router_artifact, router_version
 
@@ -64,6 +66,18 @@ def read_artifact(conn: Connection, number: int) -> Artifact:
     rows = conn.execute(select(table.part, table.bytes).where(table.version == number))
     parts = {row.part: bytes(row.bytes) for row in rows}
     return Artifact(manifest=record.manifest, parts=parts, fingerprint=record.fingerprint)
+
+
+def read_fleets(conn: Connection, numbers: Collection[int]) -> dict[int, Fleet]:
+    """The fleets of those of these versions that there are, by number; one whose part is damaged is left out."""
+    table = router_artifact.c
+    wanted = (table.part == "fleet.json") & table.version.in_(numbers)
+    rows = conn.execute(select(table.version, table.sha256, table.bytes).where(wanted))
+    return {
+        row.version: fleet_from_json(bytes(row.bytes))
+        for row in rows
+        if hashlib.sha256(row.bytes).hexdigest() == row.sha256
+    }
 
 
 def read_version(conn: Connection, number: int) -> VersionRecord:

@@ -1,15 +1,20 @@
 """A changed fleet on a version that has learned: what the operator wrote counts at once, what users taught stays."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pytest
+from sqlalchemy import text
 
 from learner.centroid_shift import nearest
 from learner.changed_fleet import apply_fleet
 from learner.first_version import build_first_version
 from learner.nightly import run_night
+from learner.present_prices import at_present_prices
+from learner.window import Window
 from router.decide import Router
 from router.fleet import Fleet
 from router.registry import load, publish
@@ -17,6 +22,13 @@ from tests.learner.world import QUICK, first_published, fleet, log_day, question
 
 MOVED = "where is the kettle"
 ADDED = "can i have a birthday cake with my order"
+WINDOW = Window(
+    units=pd.DataFrame({"route": ["delivery", "repairs"] * 2, "cost": [0.1, 0.2, 0.3, 0.4]}),
+    embeddings=np.zeros((4, 1), np.float32),
+    votes=pd.DataFrame(),
+    start=None,
+    watermark=datetime(2026, 5, 1, tzinfo=UTC),
+)
 NIGHT = replace(QUICK, splitter_examples=0)
 
 
@@ -50,13 +62,13 @@ def moved() -> Fleet:
     )
 
 
-def route_of(version, encoder, text):
-    scores = Router(version).score(encoder.embed([text]), lengths=[len(text)])
+def route_of(version, encoder, question):
+    scores = Router(version).score(encoder.embed([question]), lengths=[len(question)])
     return version.parameters.routes[int(scores.utilities[0].argmax())]
 
 
-def distance(version, encoder, text):
-    return float(nearest(encoder.embed([text]), version.centroids.vectors, count=1)[0][0, 0])
+def closeness(version, encoder, question):
+    return float(nearest(encoder.embed([question]), version.centroids.vectors, count=1)[0][0, 0])
 
 
 def test_an_example_that_moved_to_another_route_takes_its_questions_along_at_once(encoder):
@@ -70,7 +82,7 @@ def test_an_example_that_moved_counts_at_once_after_nights_too_and_what_users_ta
     changed = apply_fleet(learned, moved(), encoder=encoder)
     assert route_of(changed, encoder, MOVED) == "billing"
 
-    asked = [text for text, _ in questions(1)]
+    asked = [question for question, _ in questions(1)]
     X = encoder.embed(asked)
     far = (X @ encoder.embed([MOVED])[0]) < 0.5
     assert far.sum() > 60
@@ -82,15 +94,15 @@ def test_a_new_example_of_a_route_that_stays_is_a_centroid_of_its_own(encoder, l
     grown = with_examples(lambda name, examples: (*examples, ADDED) if name == "repairs" else examples)
     changed = apply_fleet(learned, grown, encoder=encoder)
     assert route_of(changed, encoder, ADDED) == "repairs"
-    assert distance(changed, encoder, ADDED) == pytest.approx(1, abs=1e-5)
+    assert closeness(changed, encoder, ADDED) == pytest.approx(1, abs=1e-5)
 
 
 def test_an_example_that_was_taken_out_leaves_no_centroid(encoder, learned):
-    assert distance(learned, encoder, MOVED) == pytest.approx(1, abs=1e-5)
+    assert closeness(learned, encoder, MOVED) == pytest.approx(1, abs=1e-5)
     changed = apply_fleet(
         learned, with_examples(lambda _, examples: tuple(e for e in examples if e != MOVED)), encoder=encoder
     )
-    assert distance(changed, encoder, MOVED) < 0.999
+    assert closeness(changed, encoder, MOVED) < 0.999
     assert len(changed.centroids.vectors) == len(learned.centroids.vectors) - 1
 
 
@@ -107,3 +119,36 @@ def test_a_night_on_the_old_votes_does_not_take_the_operators_word_back(engine, 
     night = run_night(engine, encoder=encoder, settings=NIGHT, actor="a test", force=True)
     with engine.connect() as conn:
         assert route_of(load(conn, night.version), encoder, MOVED) == "billing"
+
+
+def priced(name: str, **prices: float) -> Fleet:
+    return replace(fleet(), routes=tuple(replace(r, **prices) if r.name == name else r for r in fleet().routes))
+
+
+def cost_of(version, route):
+    return version.parameters.cost[version.parameters.routes.index(route)]
+
+
+def test_a_changed_price_counts_at_once_and_what_the_other_routes_were_seen_to_cost_stays(encoder, learned):
+    assert cost_of(learned, "delivery") == pytest.approx((1e-4,) * 3)  # as it was logged
+    changed = apply_fleet(learned, priced("delivery", output_cost_per_token=1e-5), encoder=encoder)
+    assert cost_of(changed, "delivery") == pytest.approx((1.5e-3,) * 3)
+    assert cost_of(changed, "repairs") == cost_of(learned, "repairs")
+    shorter = apply_fleet(
+        changed, priced("delivery", output_cost_per_token=1e-5, max_completion_tokens=20), encoder=encoder
+    )
+    assert cost_of(shorter, "delivery") == pytest.approx((2e-4,) * 3)
+
+
+def test_a_night_hears_what_a_route_costs_at_its_present_price_alone(engine, encoder, learned):
+    changed = apply_fleet(learned, priced("delivery", output_cost_per_token=1e-5), encoder=encoder)
+    with engine.begin() as conn:
+        number = publish(conn, changed, actor="a test", reason="fleet changed", parent=learned.number).number
+        night = replace(WINDOW, units=WINDOW.units.assign(router_version=[1, 1, number, number]))
+        heard = at_present_prices(conn, night, changed.fleet).units
+        assert heard["cost"].fillna(-1).tolist() == [-1, 0.2, 0.3, 0.4]  # delivery and repairs, before and after
+        conn.execute(text("update router_artifact set bytes = 'x' where version = 1 and part = 'fleet.json'"))
+        assert at_present_prices(conn, night, changed.fleet).units["cost"].notna().all()  # nobody knows any more
+    result = run_night(engine, encoder=encoder, settings=NIGHT, actor="a test", force=True)
+    with engine.connect() as conn:
+        assert cost_of(load(conn, result.version), "delivery") == pytest.approx((1.5e-3,) * 3)
