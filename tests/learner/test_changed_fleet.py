@@ -130,14 +130,14 @@ def cost_of(version, route):
 
 
 def test_a_changed_price_counts_at_once_and_what_the_other_routes_were_seen_to_cost_stays(encoder, learned):
-    assert cost_of(learned, "delivery") == pytest.approx((1e-4,) * 3)  # as it was logged
-    changed = apply_fleet(learned, priced("delivery", output_cost_per_token=1e-5), encoder=encoder)
-    assert cost_of(changed, "delivery") == pytest.approx((1.5e-3,) * 3)
+    assert cost_of(learned, "billing") == pytest.approx((1e-4,) * 3)  # as it was logged
+    changed = apply_fleet(learned, priced("billing", output_cost_per_token=1e-5), encoder=encoder)
+    assert cost_of(changed, "billing") == pytest.approx((1.5e-3,) * 3)
     assert cost_of(changed, "repairs") == cost_of(learned, "repairs")
     shorter = apply_fleet(
-        changed, priced("delivery", output_cost_per_token=1e-5, max_completion_tokens=20), encoder=encoder
+        changed, priced("billing", output_cost_per_token=1e-5, max_completion_tokens=20), encoder=encoder
     )
-    assert cost_of(shorter, "delivery") == pytest.approx((2e-4,) * 3)
+    assert cost_of(shorter, "billing") == pytest.approx((2e-4,) * 3)
 
 
 def test_a_night_hears_what_a_route_costs_at_its_present_price_alone(engine, encoder, learned):
