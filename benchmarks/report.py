@@ -3,12 +3,12 @@
 import json
 import os
 import platform
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -111,8 +111,8 @@ def installed_versions() -> dict[str, str]:
 
 
 def _described(values: Sequence[float]) -> dict[str, float]:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": statistics.fmean(values), "sd": spread, "n": len(values)}
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0  # statistics.stdev fails where one is nan
+    return {"mean": float(np.mean(values)), "sd": spread, "n": len(values)}
 
 
 def _plain(value: object) -> object:

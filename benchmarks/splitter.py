@@ -19,7 +19,7 @@ import numpy.typing as npt
 from benchmarks.report import BenchmarkReport, Row
 from benchmarks.splitter_baselines import Spans, by_rules, by_sentences, never
 from benchmarks.splitter_data import HELD_OUT, Query, as_examples, held_out_connectors, pools, read_queries, rejoined
-from benchmarks.splitter_routing import added_milliseconds, routed_version, routing_metrics
+from benchmarks.splitter_routing import added_milliseconds, called_routes, routed_version, routing_metrics
 from learner.concatenate import SplitExample, concatenations
 from learner.splitter_training import train_splitter
 from router.encoder import Encoder, Encoding, load_encoder
@@ -30,7 +30,7 @@ _SHOWN = (
     *("calls_per_query", "ms_p50", "ms_p95", "routes_exact", "unneeded_splits", "missed_splits"),
     *("added_ms_p95", "parameters", "bytes", "train_cpu_seconds"),
 )
-_REPLAYED = 1500
+_REPLAYED = 3000
 THRESHOLD = 0.5
 MADE_WEIGHT = 0.75  # what is given is truer than what is put together
 FEWEST_MADE = 6000
@@ -197,7 +197,8 @@ def run(args: argparse.Namespace, encoder: Encoder) -> list[Row]:
             for contender in (*learned, *found[2:]):
                 metrics = measure(contender, queries)
                 if routed and version and contender.name == "trimtab":
-                    metrics |= routing_metrics(version, contender.arrays, queries, encoder=encoder)
+                    called = called_routes(version, contender.arrays, queries, encoder=encoder)
+                    metrics |= routing_metrics(called, queries)
                     metrics |= added_milliseconds(version, contender.arrays, queries, encoder=encoder)
                 rows.append(Row(name=contender.name, repeat=name, metrics=metrics))
     rows += [_timed_training(train, encoder=kept, args=args)] if args.time_training else []

@@ -2,8 +2,10 @@
 
 A fleet with a few examples a route serves users who join their questions by connectors that its first version never
 saw. Decisions, store, nights and gate are those that ship, on a real Postgres; only the users are simulated. After
-every night the version that serves splits held-out questions, joined by those connectors and by the known ones.
-F holds single questions, as for ``benchmarks.feedback_loop``.
+every night the version that serves splits held-out questions, joined by those connectors, by the known ones and by
+none, and single ones. A night is counted as worse on one of these where more of its queries became wrong than right, by
+more than chance. F holds single questions, as for
+``benchmarks.feedback_loop``.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from sqlalchemy import Engine, text
 
 from api.recording import Recording
@@ -22,7 +25,7 @@ from benchmarks.report import BenchmarkReport, Row
 from benchmarks.splitter import THRESHOLD, Contender, KeptEncodings, measure
 from benchmarks.splitter_baselines import Spans
 from benchmarks.splitter_data import Query, read_queries
-from benchmarks.splitter_routing import routing_metrics
+from benchmarks.splitter_routing import called_routes, routing_metrics
 from benchmarks.splitter_users import UNHEARD, Day, Manners, Users, draw_queries
 from learner.connectors import CONNECTORS
 from learner.first_version import build_first_version
@@ -40,8 +43,11 @@ from telemetry.ids import new_id
 from telemetry.inferences import store_inferences
 
 _SHOWN = ("boundary_precision", "boundary_recall", "boundary_f1", "exact", "over_split", "calls_per_query")
-_ALSO = ("routes_exact", "unneeded_splits", "missed_splits", "night_seconds", "mined", "published")
+_ALSO = ("routes_exact", "unneeded_splits", "missed_splits", "step", "worse", "night_seconds", "mined", "published")
 _TESTED_SEVERAL = 0.7
+_BEYOND_CHANCE = 2.0  # standard deviations of what became right less what became wrong
+
+Right = dict[str, npt.NDArray[np.bool_]]
 
 
 class House:
@@ -89,15 +95,19 @@ class House:
             self.router = Router(self.version)
         return result
 
-    def measured(self, queries: Sequence[Query]) -> dict[str, float]:
-        """The metrics of what serves now on queries that nobody asked."""
+    def measured(self, queries: Sequence[Query]) -> tuple[dict[str, float], Right]:
+        """The metrics of what serves now on queries that nobody asked, and which are right: cut, and routes."""
         arrays = self.version.splitter
 
         def split(query: str, encoding: Encoding) -> Spans:
             return cut(query, boundaries(arrays, encoding, query), threshold=THRESHOLD)
 
         found = measure(Contender("trimtab", split, self.encoder, arrays), queries)
-        return found | routing_metrics(self.version, arrays, queries, encoder=self.encoder)
+        called = called_routes(self.version, arrays, queries, encoder=self.encoder)
+        encodings = self.encoder.encode([query.text for query in queries])
+        cuts = [split(query.text, encoding) == query.spans for query, encoding in zip(queries, encodings, strict=True)]
+        routes = [set(some) == set(query.domains) for query, some in zip(queries, called, strict=True)]
+        return found | routing_metrics(called, queries), {"exact": np.array(cuts), "routes": np.array(routes)}
 
 
 def run_seed(args: argparse.Namespace, pools: Mapping[str, Mapping[str, Sequence[str]]], *, seed: int) -> list[Row]:
@@ -106,16 +116,20 @@ def run_seed(args: argparse.Namespace, pools: Mapping[str, Mapping[str, Sequence
     encoder = KeptEncodings(load_encoder(home=args.home))
     fleet, asked = _fleet(pools["train"], count=args.seeds_per_route, rng=rng)
     tests = {
-        name: draw_queries(pools[args.split], count=args.tested, several=_TESTED_SEVERAL, connectors=some, rng=rng)
-        for name, some in (("unheard", UNHEARD), ("known", _known_connectors()))
+        name: draw_queries(pools[args.split], count=args.tested, several=several, connectors=some, rng=rng)
+        for name, several, some in (
+            *(("unheard", _TESTED_SEVERAL, UNHEARD), ("known", _TESTED_SEVERAL, _known_connectors())),
+            *(("bare", _TESTED_SEVERAL, ()), ("single", 0.0, ())),
+        )
     }
     manners = Manners(
         several=args.several, rated=args.rated, flip=args.flip, bad_answer=args.bad_answer, asks_part=args.asks_part
     )
-    rows = []
+    rows: list[Row] = []
+    right: dict[str, Right] = {}
     with empty_database(args.home) as engine:
         house = House(engine, fleet, encoder=encoder, settings=LearnerSettings(), nights=args.nights, seed=seed)
-        rows += _rows(house, tests, seed=seed, night=0, rest={})
+        rows += _rows(house, tests, right, seed=seed, night=0, rest={})
         for day in range(args.nights):
             queries = draw_queries(asked, count=args.per_night, several=args.several, connectors=UNHEARD, rng=rng)
             house.live(day, queries, manners)
@@ -126,18 +140,43 @@ def run_seed(args: argparse.Namespace, pools: Mapping[str, Mapping[str, Sequence
                 "mined": float(result.report["splitter"]["mined"]),
                 "published": float(result.verdict == "published"),
             }
-            rows += _rows(house, tests, seed=seed, night=day + 1, rest=rest)
-            _tell(seed, day, result, rows[-2:])
+            rows += _rows(house, tests, right, seed=seed, night=day + 1, rest=rest)
+            _tell(seed, day, result, rows[-len(tests) :])
     return rows
 
 
 def _rows(
-    house: House, tests: Mapping[str, Sequence[Query]], *, seed: int, night: int, rest: Mapping[str, float]
+    house: House,
+    tests: Mapping[str, Sequence[Query]],
+    right: dict[str, Right],
+    *,
+    seed: int,
+    night: int,
+    rest: Mapping[str, float],
 ) -> list[Row]:
-    return [
-        Row(name=f"{name}, night {night}", repeat=seed, metrics={**house.measured(queries), **rest})
-        for name, queries in tests.items()
-    ]
+    """One row a test; ``right`` holds what was right the night before, and what is now when this is done."""
+    rows = []
+    for name, queries in tests.items():
+        metrics, now = house.measured(queries)
+        if name in right:
+            metrics |= compared(right[name], now)
+        right[name] = now
+        rows.append(Row(name=f"{name}, night {night}", repeat=seed, metrics={**metrics, **rest}))
+    return rows
+
+
+def compared(before: Right, now: Right) -> dict[str, float]:
+    """How the same queries fare as against the night before.
+
+    Returns:
+        ``step``: what the share of queries with the right routes gained. ``worse``: 1 where beyond chance more queries
+        are no longer right than newly right, cut or in their routes; that is (lost - gained) > 2 sqrt(lost + gained).
+    """
+    worse = 0.0
+    for figure, was in before.items():
+        lost, gained = int((was & ~now[figure]).sum()), int((now[figure] & ~was).sum())
+        worse = max(worse, float(lost - gained > _BEYOND_CHANCE * (lost + gained) ** 0.5))
+    return {"step": float(now["routes"].mean() - before["routes"].mean()), "worse": worse}
 
 
 def _fleet(
@@ -155,7 +194,9 @@ def _known_connectors() -> list[str]:
 
 def _tell(seed: int, day: int, result: NightResult, rows: Sequence[Row]) -> None:
     shown = "  ".join(
-        f"{row.name.split(',')[0]} F1 {row.metrics['boundary_f1']:.3f} exact {row.metrics['exact']:.3f}" for row in rows
+        f"{row.name.split(',')[0]} exact {row.metrics['exact']:.3f} routes {row.metrics['routes_exact']:.3f}"
+        f"{' WORSE' if row.metrics['worse'] else ''}"
+        for row in rows
     )
     heard = ", ".join(result.report["splitter"]["connectors"])
     print(f"seed {seed} night {day + 1} {result.report['sentence']}\n  {shown}\n  heard: {heard}", flush=True)
@@ -196,6 +237,9 @@ def main() -> None:
     rows = [row for seed in range(args.seed, args.seed + args.repeats) for row in run_seed(args, pools, seed=seed)]
     report = BenchmarkReport(benchmark="splitter_nights", args=vars(args), rows=rows)
     report.print_table((*_SHOWN, *_ALSO))
+    nights = [row.metrics for row in rows if "worse" in row.metrics]
+    worst = min((metrics["step"] for metrics in nights), default=0.0)
+    print(f"worse: {sum(metrics['worse'] for metrics in nights):.0f} of {len(nights)}; worst step {worst:+.3f}")
     if args.json:
         report.write_json(args.json)
 

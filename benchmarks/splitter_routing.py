@@ -54,32 +54,35 @@ def _clustered(X: Array, owner: npt.NDArray[np.int64], *, routes: int, seed: int
     return Centroids(vectors=found, owners=np.concatenate(owners), mass=np.ones(len(found), np.float32))
 
 
-def routing_metrics(
+def called_routes(
     version: RouterVersion, arrays: Mapping[str, Array], queries: Sequence[Query], *, encoder: FleetEncoder
-) -> dict[str, float]:
-    """Decide every query.
+) -> list[list[str]]:
+    """Decide every query: the route of each of its segments."""
+    router = Router(replace(version, splitter=arrays))
+    found = []
+    for query in queries:
+        (encoding,) = encoder.encode([query.text], hidden=True)
+        decision = decide_by_itself(router, query.text, encoding, encode=encoder.encode)
+        found.append([segment.route for segment in decision.segments])
+    return found
+
+
+def routing_metrics(called: Sequence[Sequence[str]], queries: Sequence[Query]) -> dict[str, float]:
+    """What the routes that were called make of the queries.
 
     Returns:
         ``routes_exact``: the share of queries whose set of routes is exactly right; ``unneeded_splits``: of those that
         need one route, the share that is answered in parts; ``missed_splits``: of those that need several, the share
         that is answered whole; ``decided_calls``: SLM calls per query.
     """
-    router = Router(replace(version, splitter=arrays))
-    right = unneeded = missed = one = calls = 0
-    for query in queries:
-        (encoding,) = encoder.encode([query.text], hidden=True)
-        called = [
-            segment.route for segment in decide_by_itself(router, query.text, encoding, encode=encoder.encode).segments
-        ]
-        needed = set(query.domains)
-        right, calls = right + (set(called) == needed), calls + len(called)
-        one, unneeded = one + (len(needed) == 1), unneeded + (len(needed) == 1 and len(called) > 1)
-        missed += len(needed) > 1 and len(called) == 1
+    needed = [set(query.domains) for query in queries]
+    one = [len(routes) for routes, need in zip(called, needed, strict=True) if len(need) == 1]
+    several = [len(routes) for routes, need in zip(called, needed, strict=True) if len(need) > 1]
     return {
-        "routes_exact": right / len(queries),
-        "unneeded_splits": unneeded / one if one else 0.0,
-        "missed_splits": missed / (len(queries) - one) if one < len(queries) else 0.0,
-        "decided_calls": calls / len(queries),
+        "routes_exact": sum(set(routes) == need for routes, need in zip(called, needed, strict=True)) / len(queries),
+        "unneeded_splits": sum(n > 1 for n in one) / len(one) if one else 0.0,
+        "missed_splits": sum(n == 1 for n in several) / len(several) if several else 0.0,
+        "decided_calls": sum(map(len, called)) / len(queries),
     }
 
 

@@ -58,14 +58,14 @@ def draw_queries(
     connectors: Sequence[str],
     rng: np.random.Generator,
 ) -> list[Query]:
-    """Single questions, and such as join two or three questions of different routes by one of the connectors."""
+    """Single questions, and two or three of different routes joined by one of the connectors (none: by a blank)."""
     routes = sorted(pools)
     found = []
     for _ in range(count):
         wanted = 1 if rng.random() >= several else 3 if rng.random() < _SHARE_OF_THREE else 2
         domains = tuple(routes[i] for i in rng.permutation(len(routes))[:wanted])
         parts = [pools[domain][int(rng.integers(len(pools[domain])))] for domain in domains]
-        made = join(parts, [with_blanks(connectors, rng) for _ in parts[1:]])
+        made = join(parts, [with_blanks(connectors, rng) if connectors else " " for _ in parts[1:]])
         spans = tuple(zip((0, *made.starts), (*(made.ends or ()), len(made.text)), strict=True))
         found.append(Query(made.text, spans, domains, domains, joined=wanted > 1))
     return found

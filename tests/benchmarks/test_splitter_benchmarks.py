@@ -95,6 +95,19 @@ def test_the_nights_benchmark_tells_how_each_night_splits(shared_data, tmp_path,
     monkeypatch.setattr("sys.argv", ["splitter_nights", *data, *options, "--home", str(tmp_path), "--json", str(out)])
     splitter_nights.main()
     found = {row["name"]: row["metrics"] for row in json.loads(out.read_text())["rows"]}
-    assert set(found) == {f"{kind}, night {night}" for kind in ("unheard", "known") for night in (0, 1)}
+    kinds = ("unheard", "known", "bare", "single")
+    assert set(found) == {f"{kind}, night {night}" for kind in kinds for night in (0, 1)}
     assert all(0 <= metrics["exact"] <= 1 for metrics in found.values())
     assert found["known, night 1"]["night_seconds"] > 0
+    before, after = (found[f"bare, night {night}"] for night in (0, 1))
+    assert after["step"] == pytest.approx(after["routes_exact"] - before["routes_exact"])
+    assert after["worse"] in (0, 1)
+
+
+@pytest.mark.parametrize(("lost", "gained", "worse"), [(9, 0, 1), (3, 0, 0), (40, 36, 0), (60, 30, 1), (0, 50, 0)])
+def test_a_night_is_worse_where_more_became_wrong_than_chance_explains(lost, gained, worse):
+    before = np.arange(200) < 100
+    now = before.copy()
+    now[:lost], now[100 : 100 + gained] = False, True
+    found = splitter_nights.compared({"routes": before}, {"routes": now})
+    assert found == {"step": pytest.approx((gained - lost) / 200), "worse": worse}
