@@ -8,7 +8,9 @@ from sqlalchemy import Engine, text
 from api.preparing import prepare_versions
 from router.encoder import Encoder
 from router.fleet import Fleet, Route
-from router.registry import active, history, load, rollback
+from router.plan import read_plan
+from router.registry import active, history, load, publish, read_version, rollback
+from router.rollout import pin, unpin
 
 pytestmark = pytest.mark.slow
 
@@ -69,3 +71,40 @@ def test_a_damaged_version_is_told_and_left_for_a_person_to_replace(
         serving = active(conn)
     assert serving is not None
     assert serving.version == 1
+
+
+def test_a_changed_fleet_file_does_not_end_a_pin(engine: Engine, fleet: Fleet, encoder: Encoder) -> None:
+    prepare(engine, fleet, encoder)
+    with engine.begin() as conn:
+        pin(conn, version=1, route=None, actor="ann", reason="an audit")
+    number, said = prepare(engine, replace(fleet, fallback="billing"), encoder)
+    assert number == 1
+    assert "ann pinned version 1" in said[0]
+    assert "trimtab unpin" in said[0]
+    with engine.begin() as conn:
+        plan = read_plan(conn)
+        assert plan is not None
+        assert plan.pinned
+        unpin(conn, route=None, actor="ann", reason="done")
+    assert prepare(engine, replace(fleet, fallback="billing"), encoder)[0] == 2
+
+
+def test_a_changed_fleet_is_applied_to_what_comes_to_serve_while_it_is_read(
+    engine: Engine, fleet: Fleet, encoder: Encoder
+) -> None:
+    prepare(engine, fleet, encoder)
+    with engine.connect() as conn:
+        first = load(conn, 1)
+
+    def publishes_once(sentence: str) -> None:
+        if sentence.startswith("Applying the fleet to version 1"):
+            learned = replace(first, parameters=replace(first.parameters, beta=first.parameters.beta + 1))
+            with engine.begin() as conn:
+                publish(conn, learned, actor="a night", reason="learned", parent=1)
+
+    grown = replace(fleet, fallback="billing")
+    number = prepare_versions(engine, grown, only_first=False, encoder=encoder, actor="a test", announce=publishes_once)
+    with engine.connect() as conn:
+        served = load(conn, number)
+        assert read_version(conn, number).parent == 2
+    assert (served.fleet, served.parameters.beta) == (grown, first.parameters.beta + 1)
