@@ -243,6 +243,12 @@ class PinRequest(PromoteRequest):
     version: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     route: Name | None = None
 
+    @model_validator(mode="after")
+    def _names_one(self) -> "PinRequest":
+        if self.version is not None and self.route is not None:
+            raise ValueError("names either a version or a route; pin one after the other")
+        return self
+
 
 class GoldenRequest(Strict):
     """A query with the routes that it must go to; or an inference whose thumbs-down becomes one."""

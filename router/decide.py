@@ -41,9 +41,9 @@ _NO_ID = UUID(int=0)
 class UnknownRoute(ValueError):
     """The pinned route is not in the fleet that serves; pin one of its routes or none."""
 
-    def __init__(self, route: str) -> None:
+    def __init__(self, route: str, *, place: str = "") -> None:
         self.route = route
-        super().__init__(self.__doc__)
+        super().__init__(f"{self.__doc__} {place}".strip())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

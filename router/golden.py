@@ -4,11 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from router.decide import decide_by_itself
+from sqlalchemy import Connection
+
+from router.activations import active
+from router.decide import UnknownRoute, decide_by_itself
 from router.encoder import Encoding
 from router.scoring import Router
+from router.stored_versions import load
 from router.version import RouterVersion
-from telemetry.golden import GoldenQuery
+from telemetry.golden import GoldenQuery, put_golden
 
 
 class GoldenEncoder(Protocol):
@@ -16,6 +20,24 @@ class GoldenEncoder(Protocol):
 
     def encode(self, texts: Sequence[str], *, hidden: bool = False) -> list[Encoding]:
         """One encoding a text, with hidden states where asked."""
+
+
+class UnknownGoldenRoute(UnknownRoute):
+    """A golden query names a route that is not in the fleet that serves, so no version could ever get it right."""
+
+
+def keep_golden(conn: Connection, queries: Sequence[GoldenQuery]) -> None:
+    """Add golden queries whose routes the fleet that serves has (any, while none serves); the caller commits.
+
+    Raises:
+        UnknownGoldenRoute: one names another route; none is added.
+    """
+    now = active(conn)
+    known = None if now is None else set(load(conn, now.version).parameters.routes)
+    for number, item in enumerate(queries, start=1):
+        if known is not None and (unknown := [route for route in item.routes if route not in known]):
+            raise UnknownGoldenRoute(unknown[0], place=f"It is number {number} of {len(queries)}.")
+    put_golden(conn, queries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

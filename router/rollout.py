@@ -6,9 +6,11 @@ from typing import Any, Literal
 from sqlalchemy import Connection, func, select
 
 from router.activations import Activation, append_activation, lock_activations
+from router.decide import UnknownRoute
 from router.plan import Plan, pinned_routes, read_plan
 from router.registry import RefusedVersion, activate, check_fit, quarantine_version, refuse_if_pinned, set_status
 from router.registry import rollback as roll_back
+from router.stored_versions import load
 from router.version import RouterVersion
 from telemetry.tables import inference
 
@@ -178,6 +180,7 @@ def pin(conn: Connection, *, version: int | None, route: str | None, actor: str,
     Raises:
         UnknownVersion, RefusedVersion, DamagedArtifact, NotShadowed: as ``registry.activate``.
         NothingOnTrial: nothing serves yet.
+        UnknownRoute: the fleet that serves has no such route.
     """
     lock_activations(conn)
     plan = read_plan(conn)
@@ -187,6 +190,8 @@ def pin(conn: Connection, *, version: int | None, route: str | None, actor: str,
         raise NothingOnTrial(NothingOnTrial.__doc__)
     if route is None:
         return activate(conn, plan.main.version, kind="pin", actor=actor, reason=reason)
+    if route not in load(conn, plan.main.version).parameters.routes:
+        raise UnknownRoute(route)
     return append_activation(conn, plan.main.version, kind="pin", actor=actor, reason=reason, route=route)
 
 

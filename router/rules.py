@@ -6,6 +6,12 @@ from typing import Any
 import re2
 
 _MAX_MEMORY = 64 << 20
+# These scripts put no blanks between words, so a word of them begins and ends anywhere. The long vowel of Katakana is
+# of no script to Unicode.
+_WITHOUT_BLANKS = r"\p{Han}\p{Hiragana}\p{Katakana}\x{30FC}\x{FF70}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_ANYWHERE = re2.compile(f"[{_WITHOUT_BLANKS}]")
+# \b of re2 knows ASCII only, and a keyword may begin or end with another sign (C++).
+_BEFORE, _BEHIND = (rf"(?:{end}|[^\pL\pN_]|[{_WITHOUT_BLANKS}])" for end in ("^", "$"))
 
 
 class BadPattern(ValueError):
@@ -13,16 +19,22 @@ class BadPattern(ValueError):
 
 
 def keyword_pattern(keywords: Sequence[str]) -> str:
-    """One re2 pattern for all these keywords: what stands between slashes, or words, whole and in any case."""
-    words, expressions = [], []
+    """One re2 pattern for all these keywords: what stands between slashes, or words, whole and in any case.
+
+    Beside a sign of a script without blanks a word is whole too.
+    """
+    words: dict[tuple[str, str], list[str]] = {}
+    expressions = []
     for keyword in keywords:
         if len(keyword) > 2 and keyword.startswith("/") and keyword.endswith("/"):
             expressions.append(f"(?i:{keyword[1:-1]})")
         else:
-            words.append(r"\s+".join(re2.escape(word) for word in keyword.split()))
-    if words:
-        # \b of re2 knows ASCII only, and a keyword may begin or end with another sign (C++).
-        expressions.append(rf"(?:^|[^\pL\pN_])(?i:{'|'.join(words)})(?:$|[^\pL\pN_])")
+            word = r"\s+".join(re2.escape(word) for word in keyword.split())
+            before = "" if _ANYWHERE.match(keyword) else _BEFORE
+            behind = "" if _ANYWHERE.match(keyword[-1:]) else _BEHIND
+            words.setdefault((before, behind), []).append(word)
+    for (before, behind), alike in words.items():
+        expressions.append(f"{before}(?i:{'|'.join(alike)}){behind}")
     return "|".join(expressions)
 
 

@@ -106,7 +106,8 @@ def parse_golden(text: str, *, source: str, by: str) -> list[GoldenQuery]:
     Raises:
         NotGolden: in one sentence, with the line.
     """
-    found = []
+    found: list[GoldenQuery] = []
+    lines: dict[str, int] = {}
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -115,7 +116,11 @@ def parse_golden(text: str, *, source: str, by: str) -> list[GoldenQuery]:
             if not isinstance(row, dict) or not isinstance(row.get("query"), str):
                 raise NotGolden('It must look like {"query": "...", "routes": ["..."]}.')
             routes = row.get("routes")
-            found.append(golden(row["query"], routes if isinstance(routes, list) else [], by=by))
+            item = golden(row["query"], routes if isinstance(routes, list) else [], by=by)
+            if any(other.golden_id == item.golden_id and other.routes != item.routes for other in found):
+                raise NotGolden(f"Line {lines[item.golden_id]} sends the same query elsewhere; keep one of the two.")
+            lines[item.golden_id] = number
+            found.append(item)
         except (NotGolden, json.JSONDecodeError) as error:
             why = str(error) if isinstance(error, NotGolden) else "It is not JSON."
             raise NotGolden(f"{source}, line {number}: {why}") from None

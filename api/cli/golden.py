@@ -22,11 +22,12 @@ def add(query: Annotated[str, typer.Argument(help="The query.")], route: Routes 
 
     Example: trimtab golden add "why was I charged twice?" --route billing
     """
-    from telemetry.golden import golden, put_golden
+    from router.golden import keep_golden
+    from telemetry.golden import golden
 
     with database() as opened, opened.engine.begin() as conn:
         item = golden(query, route or [], by=actor_name(actor))
-        put_golden(conn, [item])
+        keep_golden(conn, [item])
     say(f"Golden query {item.golden_id}: {', '.join(item.routes)}.")
 
 
@@ -39,11 +40,12 @@ def promote(
 
     Example: trimtab golden promote 0193... --route billing
     """
-    from telemetry.golden import promoted, put_golden
+    from router.golden import keep_golden
+    from telemetry.golden import promoted
 
     with database() as opened, opened.engine.begin() as conn:
         item = promoted(conn, inference, route or [], by=actor_name(actor))
-        put_golden(conn, [item])
+        keep_golden(conn, [item])
     say(f"Golden query {item.golden_id}: {', '.join(item.routes)}.")
 
 
@@ -81,12 +83,13 @@ def read(file: File, actor: Actor = None) -> None:
 
     Example: trimtab golden import golden.jsonl
     """
-    from telemetry.golden import parse_golden, put_golden
+    from router.golden import keep_golden
+    from telemetry.golden import parse_golden
 
     text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
     found = parse_golden(text, source=str(file), by=actor_name(actor))
     with database() as opened, opened.engine.begin() as conn:
-        put_golden(conn, found)
+        keep_golden(conn, found)
     say(f"{len(found)} golden queries.")
 
 

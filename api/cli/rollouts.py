@@ -140,6 +140,8 @@ def pin(
     """
     from router.rollout import pin as pin_it
 
+    if version is not None and route is not None:
+        raise typer.BadParameter("name either --version or --route; pin one after the other")
     with database() as opened, opened.engine.begin() as conn:
         done = pin_it(conn, version=version, route=route, actor=actor_name(actor), reason=kept_reason(reason))
     _tell(done, f"Pinned: {f'route {route}' if route else f'version {done.version}'} (activation {done.seq}).", json)

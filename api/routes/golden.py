@@ -6,13 +6,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from api.bodies import body_of, parse_body
-from api.errors import ApiError
 from api.lists import json_list, json_value
 from api.schemas import GoldenRequest
 from api.state import state_of
-from router.activations import active
-from router.stored_versions import load
-from telemetry.golden import golden, list_golden, promoted, put_golden, remove_golden
+from router.golden import keep_golden
+from telemetry.golden import golden, list_golden, promoted, remove_golden
 
 router = APIRouter(prefix="/v1/golden", tags=["golden"])
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -41,10 +39,7 @@ async def add_golden(request: Request) -> dict[str, Any]:
             item = promoted(conn, wanted.inference_id, wanted.routes, by=wanted.actor)
         else:
             item = golden(wanted.query or "", wanted.routes, by=wanted.actor)
-        now = active(conn)
-        if now is not None and (unknown := set(item.routes) - set(load(conn, now.version).parameters.routes)):
-            raise ApiError(422, "unknown_route", f"{len(unknown)} of the routes are not in the fleet that serves.")
-        put_golden(conn, [item])
+        keep_golden(conn, [item])
         return item
 
     result: dict[str, Any] = json_value(await state.read(add))

@@ -122,6 +122,10 @@ def test_a_pin_is_made_seen_and_ended(client: httpx.Client, candidate: int) -> N
     assert client.post("/v1/router/pin", json=WHY).json()["kind"] == "pin"
     refused = client.post(f"/v1/router/versions/{candidate}/trial", json=WHY)
     assert (refused.status_code, refused.json()["code"]) == (409, "pinned")
+    both = {"route": "billing", "version": 1}
+    for wrong, code in (({"route": "nowhere"}, "unknown_route"), (both, "invalid_request")):
+        answer = client.post("/v1/router/pin", json={**WHY, **wrong})
+        assert (answer.status_code, answer.json()["code"]) == (422, code)
     assert client.post("/v1/router/pin", json={**WHY, "route": "billing"}).status_code == 200
     shown = client.get("/v1/router/rollout").json()
     assert (shown["pinned"]["actor"], list(shown["pinned_routes"])) == ("ann", ["billing"])

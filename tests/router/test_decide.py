@@ -57,6 +57,23 @@ def test_a_keyword_is_a_whole_word():
     assert not router.rules.matches("\ud800 lone")
 
 
+@pytest.mark.parametrize(
+    ("keyword", "named", "other"),
+    [
+        ("退款", "我想申请退款谢谢", "我想申请付款"),
+        ("発票 PDF", "請寄給我発票 PDF檔", "請寄給我発票 PDFs"),
+        ("PDF", "请把PDF发给我", "请把PDFs发给我"),
+        ("サーバー", "新しいサーバーが動きません", "新しいサーバが動きません"),
+        ("คืนเงิน", "ฉันต้องการคืนเงินด่วน", "ฉันต้องการจ่ายเงินด่วน"),
+    ],
+)
+def test_a_keyword_is_found_in_scripts_without_blanks(keyword, named, other):
+    router = Router(build_version(routes={3: {"keywords": (keyword, "art")}}))
+    assert router.rules.matches(named) == (3,)
+    assert not router.rules.matches(other)
+    assert not router.rules.matches("start the party")
+
+
 def test_between_routes_with_keywords_the_utility_decides():
     version = at_corners(SURE)
     routes = tuple(replace(route, keywords=("word",)) for route in version.fleet.routes[1:])

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, text
 from router.activations import verify_history
 from router.advance import look
 from router.arms import in_share
+from router.decide import UnknownRoute
 from router.plan import pinned_routes, read_plan
 from router.registry import (
     NotShadowed,
@@ -339,3 +340,13 @@ def test_every_step_is_written_down_for_the_operator(connection):
     on_trial(connection)
     bodies = [row[0] for row in connection.execute(text("select body from notification order by notification_id"))]
     assert [(b["event"], b["version"]) for b in bodies] == [("publish", 1), ("canary", 2)]
+
+
+def test_a_route_that_the_fleet_lacks_cannot_be_pinned_but_a_pin_of_one_that_left_can_be_ended(connection):
+    put(connection, 1)
+    with pytest.raises(UnknownRoute, match="not in the fleet that serves"):
+        pin(connection, version=None, route="nowhere", **WHO)
+    pin(connection, version=None, route="route-1", **WHO)
+    put(connection, 2, names=["a", "b"], R=2)
+    unpin(connection, route="route-1", **WHO)
+    assert not pinned_routes(connection)
