@@ -29,6 +29,12 @@ def start_run(conn: Connection, run_id: UUID, *, token: int) -> None:
     )
 
 
+def note_refused(conn: Connection, run_id: UUID, *, error: Exception) -> None:
+    """Write down a night that could not begin, for whoever was told to look at it under this id."""
+    row = {"run_id": run_id, "fencing_token": 0, "status": "failed", "error": f"{type(error).__name__}: {error}"}
+    conn.execute(insert(learner_run).values(**row, finished_at=func.clock_timestamp()))
+
+
 def set_step(conn: Connection, run_id: UUID, step: str) -> None:
     """Write down which step is at work."""
     statement = update(learner_run).where(learner_run.c.run_id == run_id)

@@ -1,12 +1,18 @@
 """Commands about nights: run one, list them, see the failures they mined."""
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
 from api.cli.session import Actor, AsJson, actor_name, database, print_json, read_settings, say, short_time, show_table
+
+if TYPE_CHECKING:
+    from api.database import OpenDatabase
 
 EXIT_CODES = {"published": 0, "held": 3, "nothing_to_learn": 4, "canary": 6, "shadow": 6}
 Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many rows.")]
@@ -34,10 +40,10 @@ def learn(
     settings = read_settings()
     learner_settings = LearnerSettings.with_overrides(settings.learner)
     if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)  # a report that cannot be written is told before the night
+        _try_to_write(report)  # a report that cannot be written is told before the night
     with database(settings) as opened:
         encoder = load_encoder(settings.encoder, home=settings.home_folder)
-        with _Bars(STEPS, shown=not json) as bars:
+        with _Bars(STEPS, shown=not json) as bars, _refusal_noted(opened, run_id):
             result = run_night(
                 opened.engine,
                 encoder=encoder,
@@ -95,6 +101,38 @@ def reembed(
             actor=actor_name(actor),
         )
     print_json(made) if json else say(f"Version {made.number} is in shadow, for the new encoder.")
+
+
+@contextlib.contextmanager
+def _refusal_noted(opened: "OpenDatabase", run_id: str | None) -> Iterator[None]:
+    """Who was told an id shall find under it that the night could not begin."""
+    from learner.lease import LeaseHeld
+    from learner.runs import note_refused
+
+    try:
+        yield
+    except LeaseHeld as error:
+        if run_id is not None:
+            with opened.engine.begin() as conn:
+                note_refused(conn, UUID(run_id), error=error)
+        raise
+
+
+def _try_to_write(path: Path) -> None:
+    """Make the folder of the report, and a file there that is gone again.
+
+    Raises:
+        OSError: it cannot be written, with the name of what is in the way.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+        if path.exists():
+            path.open("ab").close()
+    except OSError as error:
+        error.filename = error.filename or str(path.parent)
+        raise
 
 
 def _write(opened: Any, run_id: UUID, report: dict[str, Any], path: Path) -> None:

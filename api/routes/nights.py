@@ -7,13 +7,14 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from api.bodies import body_of, parse_body
 from api.errors import ApiError
 from api.lists import json_list, json_row, json_value
 from api.schemas import LearnRequest
 from api.state import state_of
+from learner import lease
 from router.activations import history
 from telemetry.ids import new_id
 from telemetry.learner_runs import list_failures, list_runs, read_run
@@ -24,10 +25,12 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 
 @router.post("/learner/runs", status_code=202, openapi_extra=body_of(LearnRequest))
 async def start_run(request: Request) -> JSONResponse:
-    """Start a night in a process of its own; look at it under the id that is answered."""
+    """Start a night in a process of its own; look at it under the id that is answered. 409: a learner is at work."""
     state = state_of(request)
     wanted, _ = await parse_body(request, LearnRequest, limit=state.settings.max_body_bytes)
-    await state.read(lambda conn: conn.execute(text("select 1")).scalar_one())  # without a database no night begins
+    children = request.app.state.children
+    if children or await state.read(lease.holder) is not None:  # one that was just started may not hold it yet
+        raise ApiError(409, "learner_busy", str(lease.LeaseHeld.__doc__))
     run_id = new_id()
     command = [sys.executable, "-m", "api.cli.main", "learn", "--run-id", str(run_id), "--json"]
     process = await asyncio.create_subprocess_exec(
@@ -39,8 +42,8 @@ async def start_run(request: Request) -> JSONResponse:
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )
-    request.app.state.children.add(waiting := asyncio.create_task(process.wait()))
-    waiting.add_done_callback(request.app.state.children.discard)
+    children.add(waiting := asyncio.create_task(process.wait()))
+    waiting.add_done_callback(children.discard)
     where = f"/v1/learner/runs/{run_id}"
     return JSONResponse({"run_id": str(run_id), "status": "started"}, status_code=202, headers={"Location": where})
 
