@@ -6,12 +6,10 @@ The server listens on a unix socket in a 0700 folder only. Several processes may
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,10 +18,9 @@ from urllib.parse import quote
 
 import psycopg
 
-from telemetry.postgres_binaries import ServerUser, find_binaries, runnable_binaries, state_folder
+from telemetry.postgres_binaries import ServerUser, find_binaries, runnable_binaries, socket_folder, state_folder
 
 DATABASE = "trimtab"
-SOCKET_PATH_LIMIT = 107
 START_RETRY_S = 20.0
 _DYING_SECONDS = 5.0
 _SETTINGS = {
@@ -51,6 +48,7 @@ class _Place:
     state: Path
     binaries: Path
     user: ServerUser
+    socket: Path
 
     @property
     def data(self) -> Path:
@@ -59,15 +57,6 @@ class _Place:
     @property
     def log(self) -> Path:
         return self.state / "postgres.log"
-
-    @property
-    def socket(self) -> Path:
-        """The socket's folder; elsewhere when the path would be longer than the system allows."""
-        folder = self.state / "socket"
-        if len(os.fsencode(folder / ".s.PGSQL.5432")) <= SOCKET_PATH_LIMIT:
-            return folder
-        key = hashlib.sha256(os.fsencode(self.state)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"trimtab-{self.user.uid}-{key}"
 
     def url(self, database: str = DATABASE) -> str:
         return f"postgresql://trimtab@/{database}?host={quote(str(self.socket), safe='')}"
@@ -118,10 +107,16 @@ def start(home: Path, *, pg_bin: Path | None = None) -> EmbeddedPostgres:
     """
     user = ServerUser.choose()
     home.mkdir(parents=True, exist_ok=True)
-    place = _Place(state=state_folder(home, user), binaries=runnable_binaries(find_binaries(pg_bin), user), user=user)
-    place.state.mkdir(parents=True, exist_ok=True)
-    _check_owner(place.state, os.geteuid())
-    with _locked(place.state):
+    state = state_folder(home, user)
+    state.mkdir(parents=True, exist_ok=True)
+    _check_owner(state, os.geteuid())
+    with _locked(state):
+        place = _Place(
+            state=state,
+            binaries=runnable_binaries(find_binaries(pg_bin), user),
+            user=user,
+            socket=socket_folder(state, user),
+        )
         _prepare(place)
         process = None if server_pid(place.data) is not None else _launch(place)
         process = _wait_until_ready(place, process)

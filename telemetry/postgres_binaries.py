@@ -1,15 +1,18 @@
-"""Where the server's binaries and data may lie: Postgres refuses root, and an ordinary user must reach what it runs."""
+"""Where the server's binaries, data and socket may lie: Postgres refuses root, and a user must reach what it runs."""
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import pwd
 import shutil
 import stat
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT_STATE = Path("/var/lib/trimtab")
+SOCKET_PATH_LIMIT = 107
 
 
 class PostgresMissing(RuntimeError):
@@ -99,3 +102,20 @@ def runnable_binaries(folder: Path, user: ServerUser) -> Path:
         except OSError:  # another process was first: its copy is as good
             shutil.rmtree(partial)
     return target / folder.name
+
+
+def socket_folder(state: Path, user: ServerUser) -> Path:
+    """Return the socket's folder: where the server has it, or had it, for others may look there still; else a new one.
+
+    That is elsewhere when the path below ``state`` would be longer than the system allows, and then it depends on
+    TMPDIR, which another process may have set to something else.
+    """
+    folder = state / "socket"
+    if len(os.fsencode(folder / ".s.PGSQL.5432")) <= SOCKET_PATH_LIMIT:
+        return folder
+    with contextlib.suppress(OSError, IndexError):
+        used = Path((state / "data" / "postmaster.pid").read_text().split("\n")[4])
+        if used.is_absolute() and used.stat().st_uid == user.uid:
+            return used
+    key = hashlib.sha256(os.fsencode(state)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"trimtab-{user.uid}-{key}"

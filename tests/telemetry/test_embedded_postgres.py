@@ -83,10 +83,10 @@ def interpreter():
 
 
 @contextlib.contextmanager
-def process(home, *, as_nobody=False):
+def process(home, *, as_nobody=False, **more):
     """A user of the embedded server of ``home`` in a process of its own; yields it with what it printed."""
     other = {"user": NOBODY.pw_uid, "group": NOBODY.pw_gid, "extra_groups": []} if as_nobody else {}
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{PACKAGES}", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{PACKAGES}", "PYTHONDONTWRITEBYTECODE": "1", **more}
     command = [interpreter() if as_nobody else sys.executable, Path(__file__).with_name("embedded_user.py"), home]
     with subprocess.Popen(
         command, env=environment, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **other
@@ -179,6 +179,29 @@ def test_an_ordinary_user_may_have_a_home_longer_than_a_socket_path_may_be(home)
             leave(user)
         assert not alive(got["server"])
         assert not sockets.exists()
+
+
+def test_processes_with_other_folders_for_temporary_files_share_the_server_of_a_long_home(home):
+    with reachable_folder() as folder, reachable_folder() as one, reachable_folder() as another:
+        for made in (one, another):
+            made.chmod(0o777)
+        long_home = folder / ("a long name " * 10)
+        data = state_folder(long_home, ServerUser.choose()) / "data"
+        data.parent.mkdir(parents=True)
+        subprocess.run(["cp", "-a", data_of(home), data], check=True)
+        with process(long_home, TMPDIR=str(one)) as first, process(long_home, TMPDIR=str(another)) as second:
+            urls = [said(user)["url"] for user in (first, second)]
+            assert urls[0] == urls[1]
+            assert write_row(urls[1]) > 0
+            server = server_pid(data)
+            os.kill(server, signal.SIGKILL)  # who brings it back must bring it back where the others look
+            wait_for(lambda: not alive(server))
+            with process(long_home, TMPDIR=str(another)) as third:
+                assert said(third)["url"] == urls[0]
+                assert rows(urls[0])
+                for user in (third, second, first):
+                    leave(user)
+        assert server_pid(data) is None
 
 
 @only_root
