@@ -19,6 +19,7 @@ from telemetry.retention import (
 )
 
 BATCH = 500
+_ERASING_HOURS = 6.0
 _NIL = UUID(int=0)
 
 
@@ -68,21 +69,30 @@ def _blank(engine: Engine, *, before: datetime) -> Counter[str]:
 def erase(engine: Engine, user: str, *, key: bytes, actor: str) -> Counter[str]:
     """Erase a person, with the learner held off meanwhile so that no night writes what it had read of them.
 
+    Returns:
+        How much of what; nothing for somebody of whom nothing is stored, and then nothing is changed.
+
     Raises:
-        LeaseHeld: a night is at work.
+        LeaseHeld: a night is at work, or began since the lease could not be renewed; nothing is erased then.
     """
     from learner import lease
+    from learner.runs import Heartbeat
     from telemetry.erasure import close_erasure, erase_person, find_person, note_erasure
 
     with engine.begin() as conn:
         token = lease.acquire(conn, holder=f"{actor} erases a person")
     try:
-        with engine.begin() as conn:
-            person = find_person(conn, user, hashed=lambda value: keyed_hash(value, key=key))
-            counts = erase_person(conn, person)
-            number = note_erasure(conn, counts)
-        with engine.begin() as conn:
-            close_erasure(conn, number)
+        with Heartbeat(engine, token, hours=_ERASING_HOURS):
+            with engine.begin() as conn:
+                person = find_person(conn, user, hashed=lambda value: keyed_hash(value, key=key))
+                counts = erase_person(conn, person)
+                if not counts.total():
+                    return counts
+                number = note_erasure(conn, counts)
+                if not lease.renew(conn, token):
+                    raise lease.LeaseHeld(lease.LeaseHeld.__doc__)
+            with engine.begin() as conn:
+                close_erasure(conn, number)
     finally:
         with engine.begin() as conn:
             lease.release(conn, token)

@@ -22,14 +22,15 @@ _OTHERS_TEXTS = text("""
 select query from inference_payload where query = any(:texts)
 union select answer from inference_payload where answer = any(:texts)
 union select text from segment where text = any(:texts)
+union select query from golden_query where query = any(:texts)
 """)
-_GOLDEN = text("select query from golden_query where inference_id = any(:ids) or query = any(:texts)")
+_GOLDEN = text("select query from golden_query where inference_id = any(:ids)")
 _DELETE = {
     "feedback": text("""
         delete from feedback where inference_id = any(:ids) or submitter = any(:submitters)
               or (target_kind = 'inference_id' and target_value = any(:names))
         """),
-    "golden_queries": text("delete from golden_query where inference_id = any(:ids) or query = any(:texts)"),
+    "golden_queries": text("delete from golden_query where inference_id = any(:ids)"),
     "dead_letters": text("""
         delete from dead_letter where exists (
             select from unnest(cast(:marks as bytea[])) as mark where position(mark in raw) > 0)
@@ -62,6 +63,7 @@ def erase_person(conn: Connection, person: Person) -> Counter[str]:
 
     Their inferences go with decision, texts, embeddings, aliases, mined failures and the feedback on them; so do their
     votes on others' inferences, golden queries made of theirs, dead letters that name them, and their texts in reports.
+    A golden query that somebody wrote stays, though they asked the same.
     """
     values: dict[str, object] = {
         "ids": person.ids,

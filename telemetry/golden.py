@@ -40,22 +40,31 @@ def golden(query: str, routes: Iterable[str], *, by: str, inference_id: UUID | N
     """Return a golden query; its id is a hash of the text, so that one query is there once.
 
     Raises:
-        NotGolden: there is no text or no route, or the text is too long or has a NUL.
+        NotGolden: there is no text or no route, or the text is too long or has a NUL or half a character.
     """
     named = tuple(routes)
-    if not query.strip() or "\0" in query or len(query) > _MOST_CHARACTERS:
+    if not query.strip() or not _whole(query) or len(query) > _MOST_CHARACTERS:
         raise NotGolden(f"A golden query is a text of 1 to {_MOST_CHARACTERS:,} characters.")
-    if not named or not all(isinstance(route, str) and route for route in named):
+    if not named or not all(isinstance(route, str) and route and _whole(route) for route in named):
         raise NotGolden("A golden query names at least one route.")
     key = hashlib.sha256(query.encode("utf-8", "replace")).hexdigest()[:16]
     return GoldenQuery(golden_id=key, query=query, routes=named, added_by=by, inference_id=inference_id)
 
 
+def _whole(value: str) -> bool:
+    """Whether the database can keep it: it has neither a NUL nor half a character, which JSON can spell."""
+    return not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in value)
+
+
 def put_golden(conn: Connection, queries: Sequence[GoldenQuery]) -> None:
-    """Add golden queries; one that is there already gets the new routes. The caller commits."""
+    """Add golden queries; one that is there already gets the new routes. The caller commits.
+
+    Whose words they are stays as it was: an operator's, or those of who asked and may want to be erased.
+    """
     for item in queries:
-        row = {"routes": list(item.routes), "added_by": item.added_by, "inference_id": item.inference_id}
-        statement = insert(golden_query).values(golden_id=item.golden_id, query=item.query, **row)
+        row = {"routes": list(item.routes), "added_by": item.added_by}
+        first = {"golden_id": item.golden_id, "query": item.query, "inference_id": item.inference_id}
+        statement = insert(golden_query).values(**first, **row)
         conn.execute(statement.on_conflict_do_update(index_elements=["golden_id"], set_=row))
 
 
@@ -100,7 +109,7 @@ def promoted(conn: Connection, inference_id: UUID, routes: Sequence[str], *, by:
     return golden(text, named, by=by, inference_id=inference_id)
 
 
-def parse_golden(text: str, *, source: str, by: str) -> list[GoldenQuery]:
+def parse_golden(raw: bytes, *, source: str, by: str) -> list[GoldenQuery]:
     """Read ``golden.jsonl``: one object a line, ``{"query": ..., "routes": [...]}``.
 
     Raises:
@@ -108,6 +117,11 @@ def parse_golden(text: str, *, source: str, by: str) -> list[GoldenQuery]:
     """
     found: list[GoldenQuery] = []
     lines: dict[str, int] = {}
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = raw.count(b"\n", 0, error.start) + 1
+        raise NotGolden(f"{source}, line {place}: It is not UTF-8; save the file as UTF-8.") from None
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

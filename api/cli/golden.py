@@ -86,8 +86,8 @@ def read(file: File, actor: Actor = None) -> None:
     from router.golden import keep_golden
     from telemetry.golden import parse_golden
 
-    text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    found = parse_golden(text, source=str(file), by=actor_name(actor))
+    raw = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    found = parse_golden(raw, source=str(file), by=actor_name(actor))
     with database() as opened, opened.engine.begin() as conn:
         keep_golden(conn, found)
     say(f"{len(found)} golden queries.")

@@ -73,6 +73,9 @@ def erase(
             counts: Mapping[str, int] = {"inferences": len(found.ids)}
         else:
             counts = erase_person(opened.engine, user, key=key, actor=actor_name(actor))
+    if not json and not any(counts.values()):
+        say("Nothing is stored under this id, so nothing changes; is it as your clients send it, and the key theirs?")
+        return
     _tell(counts, "Would go" if dry_run else "Gone", json=json)
 
 

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -13,12 +14,12 @@ from sqlalchemy import text
 
 from api.pruning import erase, prune
 from api.settings import read_settings
-from learner import lease
+from learner import lease, runs
 from learner.first_version import build_first_version
 from router.registry import publish
 from telemetry.dead_letters import quarantine
 from telemetry.feedback import store_feedback
-from telemetry.golden import list_golden
+from telemetry.golden import golden, list_golden, promoted, put_golden
 from telemetry.ids import keyed_hash, new_id
 from telemetry.inferences import store_inferences
 from telemetry.records import DecisionRecord, Feedback, Inference, Payload, SegmentRecord
@@ -220,7 +221,7 @@ def test_erasing_somebody_who_left_nothing_changes_nothing(engine, person):
     assert not erase(engine, "ann", key=b"another", actor="a test").total() - 1  # another key finds the plain id alone
     after = {table.name: count(engine, table.name) for table in metadata.sorted_tables}
     changed = {name: after[name] - before[name] for name in after if after[name] != before[name]}
-    assert changed == {"erasure": 2, "dead_letter": -1, "learner_lease": 1}
+    assert changed == {"erasure": 1, "dead_letter": -1, "learner_lease": 1}
 
 
 def test_nobody_is_erased_while_a_night_may_write_what_it_has_read_of_them(engine, person):
@@ -228,6 +229,57 @@ def test_nobody_is_erased_while_a_night_may_write_what_it_has_read_of_them(engin
         lease.acquire(conn, holder="a night")
     with pytest.raises(lease.LeaseHeld):
         erase(engine, "ann", key=KEY, actor="a test")
+    assert CANARY in dump(engine)
+
+
+def test_a_golden_query_that_an_operator_wrote_stays_though_the_person_asked_the_same(engine, person):
+    with engine.begin() as conn:
+        put_golden(conn, [golden("where is my parcel", ["delivery"], by="an operator")])
+        exported = golden(f"{CANARY} question", ["delivery"], by="an import of what was exported")
+        conn.execute(text("update golden_query set golden_id = :id where golden_id = 'g'"), {"id": exported.golden_id})
+        put_golden(conn, [exported])
+        theirs = conn.execute(text("select inference_id from inference_payload where query = 'where is my parcel'"))
+        for inference_id in theirs.scalars().all():
+            put_golden(conn, [promoted(conn, inference_id, ["billing"], by="an operator")])
+    assert erase(engine, "ann", key=KEY, actor="a test")["golden_queries"] == 1
+    with engine.connect() as conn:
+        assert [(item.query, item.routes) for item in list_golden(conn)] == [("where is my parcel", ("billing",))]
+
+
+def test_a_long_erasure_keeps_the_learner_off_until_it_is_done(engine, person, monkeypatch):
+    monkeypatch.setattr(lease, "DURATION", timedelta(seconds=1))
+    monkeypatch.setattr(runs, "_BEAT_SECONDS", 0.2)
+    with ThreadPoolExecutor(1) as pool, engine.connect() as slow:
+        slow.execute(text("select 1 from inference where inference_id = :id for update"), {"id": person.inference_id})
+        erasing = pool.submit(erase, engine, "ann", key=KEY, actor="a test")
+        time.sleep(2.5)
+        with engine.begin() as conn, pytest.raises(lease.LeaseHeld):
+            lease.acquire(conn, holder="a night")
+        slow.rollback()
+        assert erasing.result(30)["inferences"] == 2
+    with engine.begin() as conn:
+        lease.acquire(conn, holder="a night")
+
+
+def waiting_for_a_lock(engine):
+    query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    with engine.connect() as conn:
+        return conn.execute(text(query)).scalar_one()
+
+
+def test_an_erasure_that_lost_its_lease_changes_nothing(engine, person, monkeypatch):
+    monkeypatch.setattr(lease, "DURATION", timedelta(0))
+    monkeypatch.setattr(runs, "_BEAT_SECONDS", 60.0)
+    with ThreadPoolExecutor(1) as pool, engine.connect() as slow:
+        slow.execute(text("select 1 from inference where inference_id = :id for update"), {"id": person.inference_id})
+        erasing = pool.submit(erase, engine, "ann", key=KEY, actor="a test")
+        while not waiting_for_a_lock(engine):
+            time.sleep(0.02)
+        with engine.begin() as conn:
+            lease.acquire(conn, holder="a night")
+        slow.rollback()
+        with pytest.raises(lease.LeaseHeld):
+            erasing.result(30)
     assert CANARY in dump(engine)
 
 

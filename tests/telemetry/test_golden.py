@@ -35,7 +35,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 @given(rows=st.lists(st.tuples(TEXT.filter(str.strip), st.lists(TEXT, min_size=1, max_size=3)), max_size=5))
 def test_what_is_written_is_read_again(rows):
     items = [golden(query, routes, by="ann") for query, routes in dict(rows).items()]
-    assert parse_golden(golden_lines(items), source="golden.jsonl", by="ann") == items
+    assert parse_golden(golden_lines(items).encode(), source="golden.jsonl", by="ann") == items
 
 
 @pytest.mark.parametrize(
@@ -47,19 +47,27 @@ def test_what_is_written_is_read_again(rows):
         ('{"query": "q"}', "at least one route"),
         ('{"query": "q", "routes": [1]}', "at least one route"),
         ('{"query": " ", "routes": ["a"]}', "1 to 20,000 characters"),
+        (r'{"query": "half \ud800", "routes": ["a"]}', "1 to 20,000 characters"),
+        (r'{"query": "q", "routes": ["half \udc00"]}', "at least one route"),
     ],
 )
 def test_a_wrong_line_is_told_with_its_number(line, why):
     good = '{"query": "q", "routes": ["a"]}\n'
     with pytest.raises(NotGolden, match=f"golden.jsonl, line 3: .*{why}"):
-        parse_golden(good + "\n" + line, source="golden.jsonl", by="ann")
+        parse_golden((good + "\n" + line).encode(), source="golden.jsonl", by="ann")
+
+
+def test_a_file_that_is_not_utf8_is_told_with_its_line():
+    lines = b'{"query": "q", "routes": ["a"]}\n{"query": "gr\xfc\xdfe", "routes": ["a"]}'
+    with pytest.raises(NotGolden, match=r"golden.jsonl, line 2: It is not UTF-8"):
+        parse_golden(lines, source="golden.jsonl", by="ann")
 
 
 def test_a_file_that_sends_one_query_to_two_places_is_refused():
     lines = [f'{{"query": "q", "routes": ["{route}"]}}' for route in ("a", "a", "b")]
-    assert len(parse_golden("\n".join(lines[:2]), source="golden.jsonl", by="ann")) == 2
+    assert len(parse_golden("\n".join(lines[:2]).encode(), source="golden.jsonl", by="ann")) == 2
     with pytest.raises(NotGolden, match=r"golden.jsonl, line 3: Line 2 sends the same query elsewhere"):
-        parse_golden("\n".join(lines), source="golden.jsonl", by="ann")
+        parse_golden("\n".join(lines).encode(), source="golden.jsonl", by="ann")
 
 
 def test_a_thumbs_down_becomes_a_golden_query_of_the_route_that_it_named(connection):
