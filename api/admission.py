@@ -149,6 +149,7 @@ class Admission:
             meter = self._meters[who] = _Meter(left=burst, at=time.monotonic())
             if len(self._meters) > _MOST_METERS:
                 self._meters.popitem(last=False)
+        self._meters.move_to_end(who)  # what is forgotten first was used least lately, so none gets its burst anew
         if meter.running >= concurrency:
             detail = f"More than {concurrency:,.0f} requests of this caller run at once; wait for some of them to end."
             return problem(429, "too_many_at_once", detail)

@@ -19,6 +19,8 @@ from telemetry.database import create_engine
 POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 3.0
 _NOBODY = bytes(32)
+# What else may go wrong between a thread and the keys of its rows; none of it may end the following of the list.
+_UNFORESEEN = (OSError, RuntimeError, ValueError, TypeError, LookupError)
 
 
 class Keyring:
@@ -35,7 +37,7 @@ class Keyring:
         self._engine = create_engine(url, pool_size=1)
         self._cache = home / "cache" / "api-keys.json"
         self._keys: Mapping[str, ApiKey] = {}
-        self._written = ""
+        self._written = self._unwritten = ""
         self.known = False
         self._task: asyncio.Task[None] | None = None
 
@@ -77,6 +79,9 @@ class Keyring:
                 keys = await to_thread.run_sync(self._read, abandon_on_cancel=True)
         except (SQLAlchemyError, TimeoutError):
             return
+        except _UNFORESEEN as error:
+            structlog.get_logger().error("keys_not_read", error=type(error).__name__)
+            return
         self._take(keys)
         self._keep(keys_to_json(keys))
 
@@ -98,9 +103,11 @@ class Keyring:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
             Path(draft).replace(self._cache)
-        except OSError as error:
-            structlog.get_logger().warning("keys_not_cached", error=str(error.strerror))
-        self._written = text
+            self._written, self._unwritten = text, ""
+        except OSError as error:  # tried again each second, told once
+            if text != self._unwritten:
+                structlog.get_logger().warning("keys_not_cached", error=str(error.strerror))
+            self._unwritten = text
 
 
 def why_unusable(key: ApiKey) -> str | None:

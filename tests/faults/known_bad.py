@@ -153,6 +153,29 @@ BUILDS = (
         ["tests/learner/test_night_processes.py::test_a_learner_that_wakes_after_its_lease_publishes_nothing"],
     ),
     KnownBad(
+        "keys are compared by ==",
+        [
+            Patch(
+                "api/keyring.py",
+                "hmac.compare_digest(digest(presented), key.sha256 if key else _NOBODY)",
+                "key is not None and digest(presented) == key.sha256",
+            )
+        ],
+        ["tests/api/test_keyring.py::test_keys_and_tokens_are_compared_in_constant_time"],
+    ),
+    KnownBad(
+        "keys are looked up by their digest",
+        [
+            Patch(
+                "api/keyring.py",
+                "        same = hmac.compare_digest(",
+                "        return {one.sha256: one for one in self._keys.values()}.get(digest(presented))\n"
+                "        same = hmac.compare_digest(",
+            )
+        ],
+        ["tests/api/test_keyring.py::test_keys_and_tokens_are_compared_in_constant_time"],
+    ),
+    KnownBad(
         "a worker is wedged while health says fine",
         [Patch("api/routes/health.py", "(_STUCK if state.intake.stuck else None)", "None")],
         ["tests/faults/test_database_faults.py::test_replies_to_commit_never_come_though_the_connections_stay"],
