@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Literal
@@ -27,6 +28,7 @@ from telemetry.records import (
 
 # E-mail addresses, then anything with six or more digits (cards, accounts, telephones).
 _PERSONAL = re2.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+|\+?\d(?:[\s./()-]?\d){5,}")
+_BLANK = "[redacted]"
 _TARGETS: tuple[TargetKind, ...] = ("inference_id", "client_request_id", "response_id", "external_call_id")
 _OUTCOME = (
     *("request_model", "response_model", "input_tokens", "output_tokens", "reasoning_output_tokens", "cost"),
@@ -34,6 +36,7 @@ _OUTCOME = (
 )
 _IDS = ("client_request_id", "response_id", "trace_id", "span_id", "external_call_id", "session_id")
 _ids, _outcome = attrgetter(*_IDS), attrgetter(*_OUTCOME)
+Span = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,19 @@ class Recording:
         """Return the text as it is kept."""
         if value is None or self.store_text == "none":
             return None
-        return value if self.store_text == "full" else str(_PERSONAL.sub("[redacted]", value))
+        return value if self.store_text == "full" else str(_PERSONAL.sub(_BLANK, value))
+
+    def spans(self, query: str | None, spans: Sequence[Span]) -> list[Span]:
+        """Return where ``spans`` of the query lie in the text that is kept of it; nowhere, where it is not at hand.
+
+        A span that begins or ends within what is blanked takes all of the blank.
+        """
+        if self.store_text != "redacted":
+            return list(spans)
+        if query is None:
+            return [(None, None)] * len(spans)
+        blanked = [match.span() for match in _PERSONAL.finditer(query)]
+        return [(_moved(start, blanked, 0), _moved(end, blanked, len(_BLANK))) for start, end in spans]
 
     def decision(
         self, decision: Decision, *, session_id: str | None, end_user: str | None, client_request_id: str | None
@@ -73,7 +88,7 @@ class Recording:
             shadow_route=shadow.route if shadow else None,
             shadow_agrees=shadow.agrees if shadow else None,
             candidates=_candidates(first.candidates),
-            segments=tuple(self._segment(i, s) for i, s in enumerate(decision.segments)) if split else (),
+            segments=self._segments(decision) if split else (),
         )
         return Inference(
             inference_id=decision.inference_id,
@@ -90,12 +105,20 @@ class Recording:
             ),
         )
 
-    def _segment(self, index: int, segment: RoutedSegment) -> SegmentRecord:
+    def _segments(self, decision: Decision) -> tuple[SegmentRecord, ...]:
+        query = self.text(decision.query)
+        spans = self.spans(decision.query, [(segment.start, segment.end) for segment in decision.segments])
+        return tuple(
+            self._segment(index, segment, span, text=None if query is None else query[slice(*span)])
+            for index, (segment, span) in enumerate(zip(decision.segments, spans, strict=True))
+        )
+
+    def _segment(self, index: int, segment: RoutedSegment, span: Span, *, text: str | None) -> SegmentRecord:
         return SegmentRecord(
             segment_index=index,
-            start_offset=segment.start,
-            end_offset=segment.end,
-            text=self.text(segment.text),
+            start_offset=span[0],
+            end_offset=span[1],
+            text=text,
             route=segment.route,
             score=segment.score,
             margin=segment.margin,
@@ -108,38 +131,29 @@ class Recording:
 
     def inference(self, event: InferenceEvent) -> Inference:
         """Return what a client logged."""
+        parts = self._outcomes(event) if event.segments else ()
         return Inference(
             inference_id=event.inference_id or new_id(),
             **dict(zip(_IDS, _ids(event), strict=True)),
             end_user=self.person(event.end_user),
-            decision=self._external(event.decision, event.segments) if event.decision else None,
+            decision=_external(event.decision, parts) if event.decision else None,
             outcome=OutcomeRecord(**dict(zip(_OUTCOME, _outcome(event), strict=True))),
-            segment_outcomes=tuple(self._outcome(segment) for segment in event.segments),
+            segment_outcomes=parts,
             payload=Payload(query=self.text(event.query), answer=self.text(event.answer), redaction=self.store_text),
             occurred_at=event.occurred_at,
             client_sent_at=event.client_sent_at,
             payload_sha256=_digest(event, without=None if event.client_sent_at is None else {"client_sent_at"}),
         )
 
-    def _external(self, decision: DecisionBody, segments: list[SegmentBody]) -> DecisionRecord:
-        return DecisionRecord(
-            route=decision.route,
-            router_version=decision.router_version,
-            policy=decision.policy or "external",
-            cause=decision.cause,
-            score=decision.score,
-            margin=decision.margin,
-            propensity=decision.propensity,
-            explored=decision.explored,
-            candidates=tuple(CandidateRecord(**c.model_dump()) for c in decision.candidates),
-            segments=tuple(self._outcome(segment) for segment in segments),
-        )
+    def _outcomes(self, event: InferenceEvent) -> tuple[SegmentRecord, ...]:
+        spans = self.spans(event.query, [(segment.start, segment.end) for segment in event.segments])
+        return tuple(self._outcome(segment, span) for segment, span in zip(event.segments, spans, strict=True))
 
-    def _outcome(self, segment: SegmentBody) -> SegmentRecord:
+    def _outcome(self, segment: SegmentBody, span: Span) -> SegmentRecord:
         return SegmentRecord(
             segment_index=segment.segment_index,
-            start_offset=segment.start,
-            end_offset=segment.end,
+            start_offset=span[0],
+            end_offset=span[1],
             text=self.text(segment.text),
             route=segment.route,
             request_model=segment.model,
@@ -184,6 +198,34 @@ class Recording:
             payload_sha256=_digest(judgement),
             **target,  # type: ignore[arg-type]
         )
+
+
+def _external(decision: DecisionBody, segments: tuple[SegmentRecord, ...]) -> DecisionRecord:
+    return DecisionRecord(
+        route=decision.route,
+        router_version=decision.router_version,
+        policy=decision.policy or "external",
+        cause=decision.cause,
+        score=decision.score,
+        margin=decision.margin,
+        propensity=decision.propensity,
+        explored=decision.explored,
+        candidates=tuple(CandidateRecord(**c.model_dump()) for c in decision.candidates),
+        segments=segments,
+    )
+
+
+def _moved(offset: int | None, blanked: Sequence[tuple[int, int]], inside: int) -> int | None:
+    """The offset after each of these spans was replaced by the blank; ``inside`` one, so far behind its begin."""
+    if offset is None:
+        return None
+    shift = 0
+    for start, end in blanked:
+        if end <= offset:
+            shift += len(_BLANK) - (end - start)
+        elif start < offset:
+            return start + shift + inside
+    return offset + shift
 
 
 def float16_bytes(embedding: npt.NDArray[np.float32]) -> bytes:

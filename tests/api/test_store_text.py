@@ -8,6 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from api.recording import Recording
 from api.settings import read_settings
 from learner.first_version import build_first_version
 from learner.nightly import run_night
@@ -82,6 +83,43 @@ def test_texts_are_kept_as_the_setting_says_and_people_never(engine, first, home
     assert (ADDRESS in rows, NUMBER in rows, WORD in rows) == (mode == "full", mode == "full", mode != "none")
     assert WORD.encode().hex() not in rows
     assert PERSON not in rows
+
+
+@pytest.mark.parametrize(
+    ("query", "cut", "parts"),
+    [
+        ("mail ann@example.com, and where is it", "and where", ["mail [redacted] ", "and where is it"]),
+        ("für a@x.de und b@x.de und dann los", "und dann", ["für [redacted] und [redacted] ", "und dann los"]),
+        ("where is it, and pay 4111 1111 1111 1111", "and pay", ["where is it, ", "and pay [redacted]"]),
+        ("pay 4111 1111 1111 1111 now", "1111 1111 now", ["pay [redacted]", "[redacted] now"]),
+        ("nothing of anybody, and no number", "and no", ["nothing of anybody, ", "and no number"]),
+    ],
+)
+def test_offsets_of_segments_are_those_of_the_redacted_text(query, cut, parts):
+    recording = Recording(store_text="redacted", key=bytes(32))
+    at = query.index(cut)
+    spans = recording.spans(query, [(0, at), (at, len(query))])
+    assert [recording.text(query)[slice(*span)] for span in spans] == parts
+
+
+def test_segments_of_others_are_kept_with_offsets_of_the_redacted_text_or_none(engine, first, home):
+    said = f"ask {ADDRESS} first, then where is my parcel"
+    at = said.index("then")
+    spans = [(0, at), (at, len(said))]
+    parts = [{"segment_index": i, "start": s, "end": e, "route": "billing"} for i, (s, e) in enumerate(spans)]
+    event = {"query": said, "decision": {"route": "billing"}, "segments": parts}
+    with served(engine, home, "redacted") as address, httpx.Client(base_url=address, timeout=20) as client:
+        key = client.post("/v1/inferences", json=event).json()["inference_id"]
+        shown = client.get(f"/v1/inferences/{key}").json()
+        bare = {"inference_id": str(uuid4()), "segments": parts}
+        client.post("/v1/inferences", json=bare)
+        without = client.get(f"/v1/inferences/{bare['inference_id']}").json()
+    kept = shown["payload"]["query"]
+    assert [kept[s["start_offset"] : s["end_offset"]] for s in shown["segments"]] == [
+        "ask [redacted] first, ",
+        "then where is my parcel",
+    ]
+    assert {s["start_offset"] for s in without["segments"]} == {None}
 
 
 @pytest.mark.slow
