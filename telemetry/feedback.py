@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, TextClause, func, select, text, tuple_, update
+from sqlalchemy import Connection, RowMapping, TextClause, case, func, null, select, text, tuple_, update
 
 from telemetry.multirow import insert_rows
 from telemetry.records import Feedback, Resolution, StoreResult
@@ -21,8 +21,9 @@ _Resolved = tuple[UUID | None, Resolution]
 def store_feedback(conn: Connection, items: Sequence[Feedback]) -> list[StoreResult]:
     """Store ``items`` (create, revise, withdraw) and return one result each, in order; the caller commits.
 
-    A create with a known id is a duplicate when its payload is the same and a conflict otherwise. Feedback whose target
-    is not there yet waits as pending. A revision of what is not there is missing.
+    A create with a known id is a duplicate when its payload is the same and a conflict otherwise; a judgement of a
+    segment that the decision does not have is a conflict too, with a message. Feedback whose target is not there yet
+    waits as pending. A revision of what is not there is missing.
     """
     creates = [item for item in items if item.op == "create"]
     done = iter(_create(conn, creates))
@@ -34,9 +35,14 @@ def _create(conn: Connection, items: list[Feedback]) -> list[StoreResult]:
         return []
     targets = resolve_targets(conn, [(item.target_kind, item.target_value) for item in items])
     unique = {item.feedback_id: item for item in reversed(items)}
-    rows = [_row(item, targets[item.target_kind, item.target_value]) for item in unique.values()]
+    wrong = _unknown_segments(conn, [(item, targets[item.target_kind, item.target_value][0]) for item in items])
+    rows = [
+        _row(item, targets[item.target_kind, item.target_value])
+        for item in unique.values()
+        if item.feedback_id not in wrong
+    ]
     tail = "on conflict (feedback_id, revision) do nothing returning feedback.feedback_id"
-    stored = {row[0] for row in conn.execute(*_insert(rows, tail))}
+    stored = {row[0] for row in conn.execute(*_insert(rows, tail))} if rows else set()
     known = _payloads(conn, [item.feedback_id for item in items])
     results = []
     for item in items:
@@ -44,11 +50,36 @@ def _create(conn: Connection, items: list[Feedback]) -> list[StoreResult]:
         fresh = item.feedback_id in stored and unique[item.feedback_id] is item
         same = known.get(item.feedback_id) == item.payload_sha256
         status = "stored" if fresh else "duplicate" if same else "conflict"
+        message = wrong.get(item.feedback_id, "") if item.feedback_id not in known else ""
         details = {"inference_id": str(inference_id)} if inference_id else {}
         results.append(
-            StoreResult(id=item.feedback_id, status=status, resolution=resolution, revision=1, details=details)  # type: ignore[arg-type]
+            StoreResult(
+                id=item.feedback_id,
+                status=status,  # type: ignore[arg-type]
+                resolution=resolution,
+                revision=1,
+                message=message,
+                details=details,
+            )
         )
     return results
+
+
+def _unknown_segments(conn: Connection, judged: Sequence[tuple[Feedback, UUID | None]]) -> dict[UUID, str]:
+    """What is wrong, in a sentence, with judgements of segments that the decision on their inference does not have."""
+    asked = [(item, key) for item, key in judged if item.segment_index is not None and key is not None]
+    if not asked:
+        return {}
+    columns = (inference.c.inference_id, inference.c.segment_count)
+    of_these = inference.c.inference_id.in_([key for _, key in asked])
+    counts: dict[UUID, int | None] = {row[0]: row[1] for row in conn.execute(select(*columns).where(of_these))}
+    wrong = {}
+    for item, key in asked:
+        count = counts.get(key)
+        if count is not None and item.segment_index is not None and item.segment_index >= count:
+            has = "1 segment" if count == 1 else f"{count} segments"
+            wrong[item.feedback_id] = f"The decision has {has}, so no segment_index {item.segment_index}."
+    return wrong
 
 
 def _insert(rows: list[dict[str, object]], tail: str = "") -> tuple[TextClause, dict[str, str]]:
@@ -78,6 +109,8 @@ def _revise(conn: Connection, item: Feedback) -> StoreResult:
         return StoreResult(
             id=item.feedback_id, status="duplicate", resolution=target[1], revision=int(last["revision"])
         )
+    if wrong := _unknown_segments(conn, [(item, target[0])]):
+        return StoreResult(id=item.feedback_id, status="conflict", message=wrong[item.feedback_id])
     revision = int(last["revision"]) + 1
     # Whose judgement it is stays as first told: a vote does not leave its user's cap by being revised.
     kept = ["target_kind", "target_value", "name", "annotator_kind", "submitter", "principal"]
@@ -85,6 +118,12 @@ def _revise(conn: Connection, item: Feedback) -> StoreResult:
     row = _row(item, target) | {name: last[name] for name in kept} | {"revision": revision}
     conn.execute(*_insert([row]))
     return StoreResult(id=item.feedback_id, status="stored", resolution=target[1], revision=revision)
+
+
+def is_stored(conn: Connection, item: Feedback) -> bool:
+    """Tell whether just this was stored before, as the first or the newest revision: it is sent again then."""
+    rows = read_feedback(conn, item.feedback_id)
+    return bool(rows) and item.payload_sha256 in (rows[0]["payload_sha256"], rows[-1]["payload_sha256"])
 
 
 def resolve_targets(conn: Connection, targets: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], _Resolved]:
@@ -114,26 +153,30 @@ def _resolution(ids: set[UUID]) -> _Resolved:
 
 
 def resolve_waiting(conn: Connection) -> int:
-    """Resolve what still waits although its target is there (both were written at the same moment); return how many."""
+    """Resolve what still waits although its target is there (both were written at the same moment); return how many.
+
+    What waits for an id that several inferences have by now is ambiguous: it counts for none of them.
+    """
     by_id = (
         update(feedback)
         .where(feedback.c.resolution.in_(("pending", "orphaned")), feedback.c.target_kind == "inference_id")
         .where(feedback.c.target_value == func.cast(inference.c.inference_id, feedback.c.target_value.type))
         .values(inference_id=inference.c.inference_id, resolution="resolved")
     )
-    unique = (
-        select(
-            inference_alias.c.kind, inference_alias.c.value, func.any_value(inference_alias.c.inference_id).label("id")
-        )
-        .group_by(inference_alias.c.kind, inference_alias.c.value)
-        .having(func.count() == 1)
+    alias = inference_alias.c
+    named = (
+        select(alias.kind, alias.value, func.count().label("number"), func.any_value(alias.inference_id).label("id"))
+        .group_by(alias.kind, alias.value)
         .subquery()
     )
+    one = named.c.number == 1
     by_alias = (
         update(feedback)
         .where(feedback.c.resolution.in_(("pending", "orphaned")))
-        .where(feedback.c.target_kind == unique.c.kind, feedback.c.target_value == unique.c.value)
-        .values(inference_id=unique.c.id, resolution="resolved")
+        .where(feedback.c.target_kind == named.c.kind, feedback.c.target_value == named.c.value)
+        .values(
+            inference_id=case((one, named.c.id), else_=null()), resolution=case((one, "resolved"), else_="ambiguous")
+        )
     )
     return sum(conn.execute(statement).rowcount for statement in (by_id, by_alias))
 

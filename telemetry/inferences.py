@@ -215,8 +215,17 @@ def _alias_rows(item: Inference) -> list[dict[str, object]]:
     return [{"kind": kind, "value": value, "inference_id": item.inference_id} for kind, value in pairs]
 
 
+# An id that a second inference has as well names neither: a vote that waited for it counts for none, one that was given
+# to the first when it had come already stays with it.
 _RESOLVE = text(
-    "update feedback f set inference_id = r.inference_id, resolution = 'resolved'"  # noqa: S608  # names of our own tables
-    f" from {recordset(tuple(inference_alias.columns))}"
-    f" where f.target_kind = r.kind and f.target_value = r.value and {_WAITS}"
+    "with named as materialized (select a.kind, a.value, count(*) as number, any_value(a.inference_id) as id"  # noqa: S608  # names of our own tables
+    f" from (select distinct r.kind, r.value from {recordset(tuple(inference_alias.columns))}) r"
+    " join inference_alias a using (kind, value) group by a.kind, a.value),"
+    " undone as (update feedback f set inference_id = null, resolution = 'ambiguous' from named n"
+    " join inference_alias a using (kind, value) join inference i on i.inference_id = a.inference_id"
+    " where n.number > 1 and f.inference_id = a.inference_id and f.target_kind = n.kind and f.target_value = n.value"
+    " and (select min(o.received_at) from feedback o where o.feedback_id = f.feedback_id) < i.received_at)"
+    " update feedback f set inference_id = case when n.number = 1 then n.id end,"
+    " resolution = case when n.number = 1 then 'resolved' else 'ambiguous' end"
+    f" from named n where f.target_kind = n.kind and f.target_value = n.value and {_WAITS}"
 )

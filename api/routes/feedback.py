@@ -15,7 +15,7 @@ from api.feedback_tokens import FeedbackToken
 from api.lists import json_list, json_row
 from api.schemas import FeedbackEvent, Judgement, TokenRequest
 from api.state import ServerState, state_of
-from telemetry.feedback import list_feedback, read_feedback
+from telemetry.feedback import is_stored, list_feedback, read_feedback
 from telemetry.inference_reading import who_asked
 from telemetry.records import Feedback, StoreResult
 
@@ -54,10 +54,12 @@ def _not_its_own() -> ApiError:
 
 async def _vote(state: ServerState, event: FeedbackEvent, record: Feedback, *, size: int) -> StoreResult:
     """Store the one judgement of a token's holder: a second one revises the first."""
-    _check_route(state, record)
+    await _check_route(state, record)
     (result,) = await state.intake.store([record], size=size)
     if result.status == "stored":
         return result
+    if result.message:
+        raise ApiError(422, "unknown_segment", result.message)
     return await _store(state, state.recording.revision(record.feedback_id, event), size=size)
 
 
@@ -98,17 +100,22 @@ def _own(request: Request, feedback_id: UUID) -> ServerState:
     return state_of(request)
 
 
-def _check_route(state: ServerState, item: Feedback) -> None:
+async def _check_route(state: ServerState, item: Feedback) -> None:
+    """Refuse a correction that names no route; what was stored while the fleet still had it may be sent again."""
     current = state.watch.current
-    if item.correction is not None and current is not None and item.correction not in current.position:
+    if item.correction is None or current is None or item.correction in current.position:
+        return
+    if not await state.read(lambda conn: is_stored(conn, item)):
         raise ApiError(422, "unknown_route", "The correction names no route of the fleet that serves.")
 
 
 async def _store(state: ServerState, item: Feedback, *, size: int) -> StoreResult:
-    _check_route(state, item)
+    await _check_route(state, item)
     (result,) = await state.intake.store([item], size=size)
     if result.status == "missing":
         raise ApiError(404, "unknown_feedback", "There is no feedback with this id.")
+    if result.status == "conflict" and result.message:
+        raise ApiError(422, "unknown_segment", result.message)
     if result.status == "conflict":
         raise ApiError(422, "conflict", "This id is taken by feedback with another body; revise it with PUT.")
     return result

@@ -1,3 +1,4 @@
+import json
 import random
 import time
 from uuid import UUID, uuid4
@@ -6,7 +7,11 @@ import httpx
 import pytest
 from sqlalchemy import insert
 
+from api.recording import Recording
+from api.schemas import FeedbackEvent
+from api.settings import Settings
 from telemetry.database import create_engine
+from telemetry.feedback import store_feedback
 from telemetry.tables import learner_run, mined_failure
 
 EVENT = {"query": "where is my parcel", "answer": "On its way.", "decision": {"route": "delivery"}, "output_tokens": 5}
@@ -67,6 +72,39 @@ def test_feedback_before_its_inference_waits_is_revised_and_withdrawn(client: ht
         ("revise", "down", "billing"),
         ("withdraw", None, None),
     ]
+
+
+def test_a_vote_on_a_segment_that_the_decision_lacks_is_refused_in_a_sentence(client: httpx.Client) -> None:
+    key = log(client).json()["inference_id"]
+    refused = client.post("/v1/feedback", json={"inference_id": key, "value": "up", "segment_index": 1})
+    assert (refused.status_code, refused.json()["code"]) == (422, "unknown_segment")
+    assert refused.json()["detail"] == "The decision has 1 segment, so no segment_index 1."
+    kept = client.post("/v1/feedback", json={"inference_id": key, "value": "up", "segment_index": 0})
+    assert kept.status_code == 201
+    moved = {"value": "up", "segment_index": 1}
+    assert client.put(f"/v1/feedback/{kept.json()['feedback_id']}", json=moved).json()["code"] == "unknown_segment"
+    token = client.post("/v1/feedback-tokens", json={"inference_id": key}).json()["feedback_token"]
+    by_token = {"inference_id": key, "value": "up", "segment_index": 1}
+    answer = client.post("/v1/feedback", json=by_token, headers={"Authorization": f"Bearer {token}"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_segment")
+
+
+def test_a_vote_for_a_route_that_has_left_may_be_sent_again(
+    client: httpx.Client, module_url: str, app_settings: Settings
+) -> None:
+    key = log(client).json()["inference_id"]
+    vote = {"feedback_id": str(uuid4()), "inference_id": key, "correction": "a route of before"}
+    refused = client.post("/v1/feedback", json=vote)
+    assert (refused.status_code, refused.json()["code"]) == (422, "unknown_route")
+    recording = Recording(store_text="full", key=app_settings.hash_key())
+    engine = create_engine(module_url)
+    with engine.begin() as conn:  # as a server stored it that still had the route
+        store_feedback(conn, [recording.feedback(FeedbackEvent.model_validate_json(json.dumps(vote)))])
+    engine.dispose()
+    again = client.post("/v1/feedback", json=vote)
+    assert (again.status_code, again.json()["status"]) == (200, "duplicate")
+    other = client.post("/v1/feedback", json={**vote, "correction": "another"})
+    assert (other.status_code, other.json()["code"]) == (422, "unknown_route")
 
 
 def test_unknown_things_are_404_in_one_sentence(client: httpx.Client) -> None:

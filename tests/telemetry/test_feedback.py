@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 from telemetry.feedback import list_feedback, mark_orphans, read_feedback, resolve_waiting, store_feedback
 from telemetry.ids import new_id
 from telemetry.inferences import store_inferences
-from telemetry.records import Feedback, Inference
+from telemetry.records import DecisionRecord, Feedback, Inference, SegmentRecord
 
 
 def vote(target: str, **changes: object) -> Feedback:
@@ -19,6 +19,14 @@ def vote(target: str, **changes: object) -> Feedback:
         "payload_sha256": b"up",
     }
     return Feedback(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def logged(response_id: str) -> Inference:
+    return Inference(inference_id=new_id(), response_id=response_id, payload_sha256=b"x")
+
+
+def resolution(connection: Connection, item: Feedback) -> str:
+    return str(read_feedback(connection, item.feedback_id)[-1]["resolution"])
 
 
 def statuses(connection: Connection, *items: Feedback) -> list[str]:
@@ -87,3 +95,44 @@ def test_votes_that_crossed_their_inference_are_found_by_the_sweep(connection: C
     connection.execute(text("update feedback set inference_id = null, resolution = 'pending'"))
     assert resolve_waiting(connection) == 2
     assert {f["inference_id"] for f in list_feedback(connection)} == {target}
+
+
+def test_a_vote_that_waited_for_an_id_which_came_twice_counts_for_none(connection: Connection) -> None:
+    at_once, later, given = vote("twice"), vote("later"), vote("given")
+    store_feedback(connection, [at_once, later])
+    store_inferences(connection, [logged("twice"), logged("twice"), logged("later"), logged("given")])
+    store_feedback(connection, [replace(later, op="revise", value="down", payload_sha256=b"down")])
+    assert [resolution(connection, item) for item in (at_once, later)] == ["ambiguous", "resolved"]
+    store_feedback(connection, [given])  # there was one when it was given, so that one was meant
+    store_inferences(connection, [logged("later"), logged("given")])
+    assert [resolution(connection, item) for item in (later, given)] == ["ambiguous", "resolved"]
+    assert read_feedback(connection, later.feedback_id)[0]["inference_id"] is None
+
+
+def test_the_sweep_counts_a_vote_for_none_of_several_inferences(connection: Connection) -> None:
+    item = vote("crossed")
+    store_inferences(connection, [logged("crossed"), logged("crossed")])
+    store_feedback(connection, [item])
+    connection.execute(text("update feedback set inference_id = null, resolution = 'pending'"))
+    resolve_waiting(connection)
+    assert resolution(connection, item) == "ambiguous"
+
+
+def test_a_vote_on_a_segment_that_the_decision_lacks_is_refused_and_a_repeat_answered_as_before(
+    connection: Connection,
+) -> None:
+    key = new_id()
+    early = vote(str(key), target_kind="inference_id", segment_index=2)
+    assert statuses(connection, early) == ["stored"]
+    parts = tuple(SegmentRecord(segment_index=i, text="part", route="billing") for i in range(2))
+    decision = DecisionRecord(route="billing", segments=parts)
+    store_inferences(connection, [Inference(inference_id=key, decision=decision, payload_sha256=b"x")])
+    judged = [vote(str(key), target_kind="inference_id", segment_index=i) for i in (None, 0, 1, 2)]
+    results = store_feedback(connection, judged)
+    assert [result.status for result in results] == ["stored", "stored", "stored", "conflict"]
+    assert results[-1].message == "The decision has 2 segments, so no segment_index 2."
+    assert read_feedback(connection, judged[-1].feedback_id) == []
+    assert statuses(connection, early) == ["duplicate"]
+    revised = replace(judged[0], op="revise", segment_index=7, payload_sha256=b"other")
+    assert statuses(connection, revised) == ["conflict"]
+    assert len(read_feedback(connection, judged[0].feedback_id)) == 1
