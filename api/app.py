@@ -126,6 +126,7 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
             arms=lambda: watch.arms,
             remember=timedelta(minutes=settings.session_minutes),
             next_encoder=following,
+            alone=lambda: door.alone,
         ),
         intake=intake,
         door=door,

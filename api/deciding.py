@@ -40,12 +40,13 @@ class _NotRead(Exception):
 
 
 class Deciding:
-    """Decides for a whole process, in its event loop: a fraction of a millisecond. Only encoding is left to a thread.
+    """Decides for a whole process, in its event loop: a fraction of a millisecond. Encoding is left to a thread.
 
     Args:
         encoder: shared by all requests.
         arms: returns what decides now, None before there is anything.
         next_encoder: the one that a version in shadow may be made for.
+        alone: tells whether nothing but one request is in this process's hands.
         remember: how long a session is kept after its last query.
     """
 
@@ -56,13 +57,16 @@ class Deciding:
         arms: Callable[[], Arms | None],
         remember: timedelta,
         next_encoder: Encoder | None = None,
+        alone: Callable[[], bool] = bool,
     ) -> None:
         self._encoder = encoder
         self._others = {} if next_encoder is None else {next_encoder.fingerprint: next_encoder}
         self._arms = arms
         self._remember = remember
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="encoding")
-        self._encodings = {e.fingerprint: Encodings(e, self._executor) for e in (encoder, *self._others.values())}
+        self._encodings = {
+            e.fingerprint: Encodings(e, self._executor, alone=alone) for e in (encoder, *self._others.values())
+        }
         self._sessions: OrderedDict[str, SessionState] = OrderedDict()
         self._rng = np.random.default_rng()
 

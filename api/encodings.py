@@ -1,14 +1,20 @@
-"""Encodings for concurrent requests: one thread encodes what waits in one batch; those of the newest texts are kept."""
+"""Encodings for concurrent requests: one thread encodes what waits in one batch; those of the newest texts are kept.
+
+To hand a text to the thread and to be woken by it costs a fifteenth of encoding it: who asks alone is spared that.
+"""
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from router.encoder import BATCH, Encoder, Encoding
 
 CACHE_BYTES = 32_000_000
+# So few characters hold the event loop up for some milliseconds only.
+_SHORT = 160
+_CALM_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +30,14 @@ class Encodings:
     """The encodings of one encoder. All but the encoder itself belongs to the event loop.
 
     Args:
-        encoder: works in the executor's thread only.
+        encoder: works in the executor's thread, and in the event loop's for who asks alone.
         executor: of one thread.
+        alone: tells whether nothing else is asked of this process now.
     """
 
-    def __init__(self, encoder: Encoder, executor: Executor) -> None:
-        self._encoder, self._executor = encoder, executor
+    def __init__(self, encoder: Encoder, executor: Executor, *, alone: Callable[[], bool] = bool) -> None:
+        self._encoder, self._executor, self._alone = encoder, executor, alone
+        self._crowded = float("-inf")
         self._kept: OrderedDict[str, Encoding] = OrderedDict()
         self._bytes = 0
         self._waiting: list[_Wanted] = []
@@ -48,11 +56,22 @@ class Encodings:
         found = self.kept(text, hidden=hidden)
         if found is not None:
             return found
+        if self._is_calm() and len(text) <= _SHORT:
+            found = self._encoder.encode([text], hidden=hidden)[0]
+            self._keep(text, found)
+            return found
         wanted = _Wanted(text, hidden, asyncio.get_running_loop().create_future())
         self._waiting.append(wanted)
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work())
         return await wanted.found
+
+    def _is_calm(self) -> bool:
+        """Whether nobody else has asked anything for a while: between two of many there is often a moment of calm."""
+        now = asyncio.get_running_loop().time()
+        if not self._alone():
+            self._crowded = now
+        return now - self._crowded >= _CALM_SECONDS
 
     async def _work(self) -> None:
         """Encode batch after batch: while one is handed out and decided, the next one is encoded."""

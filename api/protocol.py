@@ -47,6 +47,7 @@ class SheddingProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._door: Door = self.app_state[DOOR]
+        self._door.under_way = self.tasks
         self._refused = False
         self._visit: Visit | None = None
         self._between = True

@@ -8,7 +8,7 @@ round every few milliseconds, until an interval passes in which nothing had to b
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -38,9 +38,15 @@ class Door:
     ) -> None:
         self._intake, self._count, self.clock = intake, count, clock
         self.requests = self.bytes = 0
+        self.under_way: Collection[object] = ()  # requests of all kinds, as the connections know them
         self.overloaded = False
         self._least_wait, self._ends = math.inf, -math.inf
         self._refused = self._in_a_row = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether one request is all that there is to do."""
+        return len(self.under_way) == 1
 
     @property
     def writes(self) -> int:

@@ -1,6 +1,7 @@
 """What is encoded, how often, and that nobody waits longer for what others ask."""
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -22,11 +23,12 @@ class Counting:
     """The real encoder, and what it was asked for; fails on request."""
 
     def __init__(self, encoder):
-        self._encoder, self.batches = encoder, []
+        self._encoder, self.batches, self.threads = encoder, [], []
         self.fingerprint, self.dimension = encoder.fingerprint, encoder.dimension
 
     def encode(self, texts, *, hidden=False):
         self.batches.append(list(texts))
+        self.threads.append(threading.current_thread())
         if "broken" in texts:
             raise RuntimeError("this batch cannot be encoded")
         return self._encoder.encode(texts, hidden=hidden)
@@ -53,6 +55,33 @@ def test_what_comes_at_once_is_encoded_in_one_batch_and_each_text_once(counting,
     assert counting.batches == [["a", "b", "c"]]
     assert [encoding.hidden is None for encoding in found] == [False, False, False, True]
     assert np.array_equal(found[0].embedding, found[2].embedding)
+
+
+def test_who_asks_alone_waits_for_no_thread_and_after_company_the_thread_encodes_again(counting, executor, monkeypatch):
+    monkeypatch.setattr(encodings, "_CALM_SECONDS", 0.2)
+    alone = [True]
+
+    async def ask():
+        reader = Encodings(counting, executor, alone=lambda: alone[0])
+        in_the_loop = []
+
+        async def read(text):
+            await reader.read(text, hidden=True)
+            in_the_loop.append(counting.threads[-1] is threading.current_thread())
+
+        await read("first")
+        await read("long " * 60)
+        alone[0] = False
+        await read("in company")
+        alone[0] = True
+        await read("right after it")
+        await asyncio.sleep(0.25)
+        await read("calm again")
+        await read("first")
+        return in_the_loop
+
+    assert asyncio.run(ask()) == [True, False, False, False, True, True]
+    assert counting.batches[-1] == ["calm again"]
 
 
 def test_a_repeat_is_not_encoded_again_but_for_hidden_states_that_are_missing(counting, executor):

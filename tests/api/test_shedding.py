@@ -246,6 +246,17 @@ def test_decisions_are_never_refused(client, crowd):
     assert client.post("/v1/route", json={"query": "where is my parcel", "log": False}).status_code == 200
 
 
+def test_a_server_knows_whether_a_decision_is_all_that_it_has_to_do(app, client, monkeypatch):
+    state, seen = app.state.server, []
+    (reader,) = state.deciding._encodings.values()
+    monkeypatch.setattr(reader, "_alone", lambda: seen.append(state.door.alone) or seen[-1])
+    client.post("/v1/route", json={"query": "where is the parcel that nobody asked for", "log": False})
+    assert set(seen) == {True}
+    monkeypatch.setattr(state.door, "under_way", (*state.door.under_way, object(), object()))
+    client.post("/v1/route", json={"query": "where is the other parcel that nobody asked for", "log": False})
+    assert not seen[-1]
+
+
 def test_refused_writes_are_counted_and_nothing_of_them_is_stored(client, crowd, module_url):
     counted = 'trimtab_requests_total{path="/v1/inferences",status="429"} '
 
