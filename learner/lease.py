@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, update
 from sqlalchemy.dialects.postgresql import insert
 
 from telemetry.tables import learner_lease
@@ -50,11 +50,3 @@ def release(conn: Connection, token: int) -> None:
     """Give the lease back; does nothing when somebody else has taken it."""
     statement = update(learner_lease).where(learner_lease.c.name == NAME, learner_lease.c.fencing_token == token)
     conn.execute(statement.values(expires_at=None, holder=None))
-
-
-def holder(conn: Connection) -> str | None:
-    """Return who holds the lease now."""
-    statement = select(learner_lease.c.holder).where(
-        learner_lease.c.name == NAME, learner_lease.c.expires_at > func.clock_timestamp()
-    )
-    return conn.execute(statement).scalar_one_or_none()

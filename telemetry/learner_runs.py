@@ -3,9 +3,16 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, select
+from sqlalchemy import Connection, RowMapping, func, select
 
-from telemetry.tables import learner_run, mined_failure
+from telemetry.tables import learner_lease, learner_run, mined_failure
+
+
+def who_learns(conn: Connection) -> str | None:
+    """Return who holds the learner's lease now, None when nobody is at work."""
+    held = learner_lease.c.expires_at > func.clock_timestamp()
+    found: str | None = conn.execute(select(learner_lease.c.holder).where(held)).scalar()
+    return found
 
 
 def list_runs(conn: Connection, *, limit: int = 50, after: UUID | None = None) -> Sequence[RowMapping]:

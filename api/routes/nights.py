@@ -14,10 +14,9 @@ from api.errors import ApiError
 from api.lists import json_list, json_row, json_value
 from api.schemas import LearnRequest
 from api.state import state_of
-from learner import lease
 from router.activations import history
 from telemetry.ids import new_id
-from telemetry.learner_runs import list_failures, list_runs, read_run
+from telemetry.learner_runs import list_failures, list_runs, read_run, who_learns
 
 router = APIRouter(prefix="/v1", tags=["learner"])
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -29,8 +28,10 @@ async def start_run(request: Request) -> JSONResponse:
     state = state_of(request)
     wanted, _ = await parse_body(request, LearnRequest, limit=state.settings.max_body_bytes)
     children = request.app.state.children
-    if children or await state.read(lease.holder) is not None:  # one that was just started may not hold it yet
-        raise ApiError(409, "learner_busy", str(lease.LeaseHeld.__doc__))
+    if children or await state.read(who_learns) is not None:  # one that was just started may not hold the lease yet
+        raise ApiError(
+            409, "learner_busy", "A learner is at work; wait until it is done (or a minute, if it was killed)."
+        )
     run_id = new_id()
     command = [sys.executable, "-m", "api.cli.main", "learn", "--run-id", str(run_id), "--json"]
     process = await asyncio.create_subprocess_exec(
