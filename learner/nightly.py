@@ -275,7 +275,9 @@ def _read(work: _Work, *, until: datetime | None) -> tuple[Window, RouterVersion
 
 
 def _nothing(work: _Work, window: Window, incumbent: RouterVersion) -> NightResult:
-    report = {"verdict": "nothing_to_learn", "sentence": "Nothing came in since the last night."}
+    none = "No question with a route was logged lately, so there is nothing to learn from."
+    sentence = "Nothing came in since the last night." if len(window.units) else none
+    report = {"verdict": "nothing_to_learn", "sentence": sentence}
     with work.engine.begin() as conn:
         runs.finish_run(
             conn,

@@ -1,5 +1,6 @@
 """Settings of the learner: every one has a default that a user need not touch and one line that explains it."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
@@ -85,7 +86,7 @@ class LearnerSettings:
         """Return the defaults with ``given`` (texts by name) instead.
 
         Raises:
-            WrongLearnerSetting: a name is unknown or a value is not a number.
+            WrongLearnerSetting: a name is unknown, or a value is not a number or out of its range.
         """
         kinds: dict[str, Callable[[str], float | int]] = {s.name: type(s.default) for s in fields(cls)}  # type: ignore[misc]
         values: dict[str, Any] = {}
@@ -96,12 +97,37 @@ class LearnerSettings:
                 values[name.lower()] = kinds[name.lower()](text)
             except ValueError:
                 raise WrongLearnerSetting(f"TRIMTAB_LEARNER__{name.upper()} must be a number.") from None
+            if wrong := _out_of_range(name.lower(), values[name.lower()]):
+                raise WrongLearnerSetting(f"TRIMTAB_LEARNER__{name.upper()} must be {wrong}.")
         return cls(**values)
 
     @classmethod
     def explanations(cls) -> dict[str, str]:
         """One line for each setting, by name."""
         return {setting.name: _explanation(setting) for setting in fields(cls)}
+
+
+_SHARES = frozenset(
+    ("most_churn", "most_route_churn", "reask_floor", "explore_share", "reask_similarity", "largest_share")
+)
+_CHANCES = frozenset(  # certain ones leave nothing to learn: their odds are infinite
+    ("purity", "hazard", "example_confidence", "correction_confidence", "gate_level")
+)
+_PRIORS = frozenset(("prior_success", "prior_wrong_route_success", "prior_reask_right", "prior_reask_wrong"))
+_MAY_BE_NONE = frozenset(("splitter_examples", "seed"))
+_FEWEST = {"folds": 2}
+
+
+def _out_of_range(name: str, value: float | int) -> str | None:
+    """What the value must be, where it is something else."""
+    if name in _CHANCES | _PRIORS:
+        return None if 0 < value < 1 else "more than 0 and less than 1"
+    if name in _SHARES:
+        return None if 0 <= value <= 1 else "between 0 and 1"
+    if isinstance(value, int):
+        least = 0 if name in _MAY_BE_NONE else _FEWEST.get(name, 1)
+        return None if value >= least else f"at least {least}"
+    return None if 0 <= value < math.inf else "a number that is not negative"
 
 
 def _explanation(setting: "Field[Any]") -> str:

@@ -45,6 +45,7 @@ __all__ = [
     "Pinned",
     "PublishedVersion",
     "RefusedVersion",
+    "ServesAlready",
     "StaleActivation",
     "UnknownVersion",
     "VersionRecord",
@@ -75,6 +76,10 @@ class RefusedVersion(Exception):
     def __init__(self, number: int, status: str) -> None:
         self.number, self.status = number, status
         super().__init__(f"{self.__doc__} Version {number} is {status}.")
+
+
+class ServesAlready(RefusedVersion):
+    """This version serves already, so there is nothing to try; name another one."""
 
 
 class Pinned(Exception):

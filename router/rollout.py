@@ -1,5 +1,6 @@
 """A version comes in by stages: shadow, canary, all with a hold-out; and what a person pins. The caller commits."""
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -8,15 +9,23 @@ from sqlalchemy import Connection, func, select
 from router.activations import Activation, append_activation, lock_activations
 from router.decide import UnknownRoute
 from router.plan import Plan, pinned_routes, read_plan
-from router.registry import RefusedVersion, activate, check_fit, quarantine_version, refuse_if_pinned, set_status
+from router.registry import (
+    RefusedVersion,
+    ServesAlready,
+    activate,
+    check_fit,
+    quarantine_version,
+    refuse_if_pinned,
+    set_status,
+)
 from router.registry import rollback as roll_back
 from router.stored_versions import load
 from router.version import RouterVersion
 from telemetry.tables import inference
 
 
-def _setting(default: Any, explanation: str) -> Any:
-    return field(default=default, metadata={"explanation": explanation})
+def _setting(default: Any, explanation: str, *, most: float = math.inf) -> Any:
+    return field(default=default, metadata={"explanation": explanation, "most": most})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,21 +38,35 @@ class RolloutSettings:
     )
     proven_evidence: float = _setting(50.0, "votes' worth of evidence from which a proven version serves at once")
     least_sessions: int = _setting(200, "sessions in the last day without which a canary could show nothing")
-    first_share: float = _setting(0.05, "share of the sessions that a canary begins with")
-    second_share: float = _setting(0.25, "share that it goes on with")
+    first_share: float = _setting(0.05, "share of the sessions that a canary begins with", most=1)
+    second_share: float = _setting(0.25, "share that it goes on with", most=1)
     stage_minutes: float = _setting(60.0, "minutes that each of the two stages takes at least")
     stage_sessions: int = _setting(50, "sessions that the canary must have had by the end of the first stage")
     most_stage_hours: float = _setting(9.0, "hours after which a stage ends with fewer sessions too")
-    holdout_share: float = _setting(0.02, "share of the sessions that keep the old version afterwards; 0: none")
+    holdout_share: float = _setting(0.02, "share of the sessions that keep the old version afterwards; 0: none", most=1)
     holdout_days: float = _setting(7.0, "days that they keep it")
-    alpha: float = _setting(0.05, "chance that a version as good as the old one is taken back by mistake")
-    most_loss: float = _setting(0.005, "share of liked answers that a version may lose (about a point of accuracy)")
-    most_route_loss: float = _setting(0.03, "the same within one route")
-    most_more_reasks: float = _setting(0.0025, "share of questions asked again that it may add")
-    most_more_errors: float = _setting(0.02, "share of failed answers that it may add")
-    most_more_slow: float = _setting(0.1, "share of slow answers (over nine in ten of before) that it may add")
-    most_more_dear: float = _setting(0.1, "share of dear answers (over nine in ten of before) that it may add")
+    alpha: float = _setting(0.05, "chance that a version as good as the old one is taken back by mistake", most=1)
+    most_loss: float = _setting(
+        0.005, "share of liked answers that a version may lose (about a point of accuracy)", most=1
+    )
+    most_route_loss: float = _setting(0.03, "the same within one route", most=1)
+    most_more_reasks: float = _setting(0.0025, "share of questions asked again that it may add", most=1)
+    most_more_errors: float = _setting(0.02, "share of failed answers that it may add", most=1)
+    most_more_slow: float = _setting(0.1, "share of slow answers (over nine in ten of before) that it may add", most=1)
+    most_more_dear: float = _setting(0.1, "share of dear answers (over nine in ten of before) that it may add", most=1)
     votes_per_user: int = _setting(3, "votes of one user that are heard during one rollout")
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range.
+
+        Raises:
+            ValueError: in words, with the name of the setting.
+        """
+        for setting in fields(self):
+            value, most = getattr(self, setting.name), setting.metadata["most"]
+            if isinstance(value, int | float) and not 0 <= value <= most:
+                words = "must not be negative" if most == math.inf else f"must be between 0 and {most:g}"
+                raise ValueError(f"{setting.name} {words}")
 
     @classmethod
     def explanations(cls) -> dict[str, str]:
@@ -91,7 +114,8 @@ def start_trial(
     Another version that was tried is put back; the same one goes from one share to the next.
 
     Raises:
-        RefusedVersion: it serves already, was rejected or quarantined.
+        ServesAlready: it is the one that serves.
+        RefusedVersion: it was rejected or quarantined, or is for another encoder.
         Pinned: a person pinned what serves.
         UnknownVersion, DamagedArtifact, StaleActivation: as ``registry.activate``.
     """
@@ -99,8 +123,10 @@ def start_trial(
     refuse_if_pinned(conn)
     plan = read_plan(conn)
     check_fit(conn, number)
-    if plan is None or plan.main.version == number:
-        raise RefusedVersion(number, "active")
+    if plan is None:
+        raise RefusedVersion(number, "the first, so it is activated instead: no other serves yet")
+    if plan.main.version == number:
+        raise ServesAlready(number, "active")
     if mode == "canary":
         _same_encoder(conn, plan, number)
     if plan.mode in ("shadow", "canary") and plan.newer != number:

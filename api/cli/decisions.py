@@ -1,5 +1,6 @@
 """Commands about single decisions and the fleet."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -128,17 +129,17 @@ def feedback_token(
 
 
 def _resolve(conn: Any, value: str) -> UUID | None:
-    from telemetry.inference_reading import resolve_alias
+    from telemetry.inference_reading import resolve_alias, who_asked
 
-    try:
-        return UUID(value)
-    except ValueError:
-        clean = value.replace("\0", "")
-        found = [
-            i
-            for k in ("client_request_id", "response_id", "trace", "external_call_id")
-            for i in resolve_alias(conn, k, clean)
-        ]
+    with contextlib.suppress(ValueError):
+        if who_asked(conn, key := UUID(value)) is not None:
+            return key
+    clean = value.replace("\0", "")  # an id of somebody else may look like one of ours
+    found = [
+        i
+        for k in ("client_request_id", "response_id", "trace", "external_call_id")
+        for i in resolve_alias(conn, k, clean)
+    ]
     if len(set(found)) > 1:
         raise SystemExit(f"trimtab: {len(set(found))} inferences have the id {clean[:80]!r}; name one by its own id.")
     return found[0] if found else None

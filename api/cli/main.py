@@ -73,6 +73,10 @@ def main() -> None:
     # One thread a library: serving and learning share few cores, and the libraries' own threads fight over them.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    for place, argument in enumerate(sys.argv[1:], start=1):
+        if any("\ud800" <= sign <= "\udfff" for sign in argument):  # bytes that are no UTF-8 come as half characters
+            sys.stderr.write(f"trimtab: argument {place} is not UTF-8; give it as UTF-8 text.\n")
+            sys.exit(2)
     try:
         app()
     except KeyboardInterrupt:

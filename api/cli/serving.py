@@ -25,11 +25,13 @@ def serve(
     """
     from api.schedule import parse_time
     from api.server_process import run_server
+    from learner.settings import LearnerSettings
     from router.fleet import load_fleet
 
     settings = read_settings(host=host, port=port, fleet=fleet)
     at = parse_time(learn_at) if learn_at else None
     load_fleet(settings.fleet_path)  # a wrong fleet is told before anything is started
+    LearnerSettings.with_overrides(settings.learner)  # and so is what the night would be refused for
     sys.exit(run_server(settings, workers=workers, learn_at=at))
 
 

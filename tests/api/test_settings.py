@@ -42,6 +42,50 @@ def test_the_learner_takes_overrides_by_name_and_refuses_unknown_ones() -> None:
         LearnerSettings.with_overrides({"folds": "many"})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("most_churn", "1.5", "between 0 and 1"),
+        ("explore_share", "-0.1", "between 0 and 1"),
+        ("gate_level", "1", "more than 0 and less than 1"),
+        ("purity", "nan", "more than 0 and less than 1"),
+        ("folds", "1", "at least 2"),
+        ("neighbours", "0", "at least 1"),
+        ("splitter_examples", "-1", "at least 0"),
+        ("window_days", "-90", "not negative"),
+        ("beta", "inf", "not negative"),
+    ],
+)
+def test_a_setting_of_the_learner_that_is_out_of_range_is_refused_in_a_sentence(
+    name: str, value: str, words: str
+) -> None:
+    with pytest.raises(WrongLearnerSetting, match=f"TRIMTAB_LEARNER__{name.upper()} must be .*{words}"):
+        LearnerSettings.with_overrides({name: value})
+
+
+def test_the_defaults_of_the_learner_are_in_range() -> None:
+    defaults = {setting.name: str(setting.default) for setting in fields(LearnerSettings)}
+    assert LearnerSettings.with_overrides(defaults) == LearnerSettings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("FIRST_SHARE", "1.5", "first_share must be between 0 and 1"),
+        ("HOLDOUT_DAYS", "-1", "holdout_days must not be negative"),
+        ("VOTES_PER_USER", "-3", "votes_per_user must not be negative"),
+        ("ALPHA", "nan", "alpha must be between 0 and 1"),
+    ],
+)
+def test_a_setting_of_rollouts_that_is_out_of_range_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(f"TRIMTAB_ROLLOUT__{name}", value)
+    with pytest.raises(WrongSetting, match=f"TRIMTAB_ROLLOUT.*{words}") as caught:
+        read_settings()
+    assert "\n" not in str(caught.value)
+
+
 def test_rollouts_take_settings_by_name_and_refuse_unknown_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIMTAB_ROLLOUT__MODE", "shadow")
     monkeypatch.setenv("TRIMTAB_ROLLOUT__HOLDOUT_DAYS", "3.5")

@@ -42,9 +42,19 @@ def test_without_a_version_there_is_nothing_to_improve(engine, encoder):
         night(engine, encoder)
 
 
+def test_a_night_before_anything_was_logged_says_so(engine, encoder):
+    first_published(engine, encoder)
+    result = night(engine, encoder)
+    assert (result.verdict, result.report["sentence"]) == (
+        "nothing_to_learn",
+        "No question with a route was logged lately, so there is nothing to learn from.",
+    )
+
+
 def test_a_night_after_which_nothing_came_has_nothing_to_learn(engine, encoder, published):
     result = night(engine, encoder)
     assert (result.verdict, result.version) == ("nothing_to_learn", 2)
+    assert result.report["sentence"] == "Nothing came in since the last night."
 
 
 def test_a_night_lists_what_has_waited_too_long_for_its_inference(engine, encoder):

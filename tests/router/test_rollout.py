@@ -17,6 +17,7 @@ from router.registry import (
     NotShadowed,
     Pinned,
     RefusedVersion,
+    ServesAlready,
     activate,
     active,
     history,
@@ -327,6 +328,15 @@ def test_of_many_processes_one_looks(engine: Engine):
     assert found == [None] * 4
     with engine.connect() as conn:
         assert len(history(conn)) == 3
+
+
+def test_what_serves_or_has_none_to_be_compared_with_is_not_tried(connection):
+    first = put(connection, 1, status="candidate")
+    with pytest.raises(RefusedVersion, match="no other serves yet"):
+        start_trial(connection, first, mode="canary", share=0.05, **WHO)
+    activate(connection, first, kind="publish", **WHO)
+    with pytest.raises(ServesAlready, match="serves already, so there is nothing to try"):
+        start_trial(connection, first, mode="canary", share=0.05, **WHO)
 
 
 def test_without_a_trial_there_is_nothing_to_move_on(connection):

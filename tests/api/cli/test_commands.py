@@ -12,6 +12,7 @@ import pytest
 import typer
 from sqlalchemy import text
 
+from api import server_process
 from api.cli import main as command_line
 from api.settings import read_settings
 from router.registry import history, load, publish
@@ -328,3 +329,65 @@ def test_a_person_is_not_looked_for_with_a_key_that_was_just_made(run, monkeypat
     monkeypatch.setenv("TRIMTAB_HOME", str(tmp_path))
     code, out, err = run("erase", "--user", "ann")
     assert (code, out, "TRIMTAB_SECRET" in err) == (1, "", True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("golden", "add", "gr\udcfc\udcdfe", "--route", "billing"),
+        ("rollback", "--reason", "caf\udce9"),
+        ("inference", "\udcff"),
+        ("erase", "--user", "jos\udce9"),
+    ],
+)
+def test_an_argument_that_is_not_utf8_is_told_in_one_line(run, arguments):
+    code, out, err = run(*arguments)
+    place = next(i for i, argument in enumerate(arguments, start=1) if not argument.isascii())
+    assert (code, out, err) == (2, "", f"trimtab: argument {place} is not UTF-8; give it as UTF-8 text.\n")
+
+
+def test_a_file_of_golden_queries_that_is_not_utf8_is_told_in_one_line(run, tmp_path):
+    file = tmp_path / "golden.jsonl"
+    file.write_bytes(b'{"query": "gr\xfc\xdfe", "routes": ["billing"]}')
+    code, out, err = run("golden", "import", str(file))
+    assert (code, out, err) == (1, "", f"trimtab: {file}, line 1: It is not UTF-8; save the file as UTF-8.\n")
+
+
+def test_an_inference_is_found_by_an_id_of_the_client_that_looks_like_one_of_ours(run, module_url):
+    theirs = uuid4()
+    engine = create_engine(module_url)
+    with engine.begin() as conn:
+        item = Inference(inference_id=new_id(), client_request_id=str(theirs), payload=Payload(query="by your id"))
+        store_inferences(conn, [item])
+    engine.dispose()
+    for name in (str(theirs), str(item.inference_id)):
+        code, out, err = run("inference", name)
+        assert (code, "by your id" in out) == (0, True), err
+
+
+def test_a_report_that_cannot_be_written_is_told_before_the_night(run, read):
+    nights = len(read("runs"))
+    for report, place in (("/proc/night.md", "/proc"), ("/dev/null/night.md", "/dev/null")):
+        code, out, err = run("learn", "--force", "--report", report)
+        assert (code, out, err.count("\n"), place in err) == (1, "", 1, True), err
+    assert len(read("runs")) == nights
+
+
+def test_a_version_that_serves_is_not_tried(run):
+    code, _, err = run("rollout", "canary", "1", "--reason", "x")
+    assert (code, "serves already" in err) == (1, True)
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
+def test_an_address_that_is_none_of_this_machine_is_told_as_that(run, host, monkeypatch):
+    settings = read_settings(host=host)
+    with pytest.raises(SystemExit) as end, server_process._listen(settings):
+        pass
+    assert str(end.value) == (f"trimtab: {host} cannot be listened on: it is no address of this machine; see --host.")
+
+
+def test_a_setting_of_the_night_that_is_out_of_range_is_told_when_the_server_starts(run, monkeypatch):
+    monkeypatch.setenv("TRIMTAB_LEARNER__MOST_CHURN", "7")
+    code, out, err = run("serve")
+    assert (code, out) == (2, "")
+    assert err == "trimtab: TRIMTAB_LEARNER__MOST_CHURN must be between 0 and 1.\n"
