@@ -15,7 +15,8 @@ from telemetry.feedback import store_feedback
 from telemetry.inferences import store_inferences
 from tests.learner.world import QUICK, fleet, inference, questions, thumb
 
-SETTINGS = replace(QUICK, splitter_examples=150, least_evidence=1e9)  # no centroid is moved on so little evidence
+# No centroid is moved on so little evidence.
+SETTINGS = replace(QUICK, splitter_examples=150, least_evidence=1e9, evidence_per_percent=1e9)
 
 
 def published(engine, version):
