@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from learner.gate import GateDecision
+from learner.conditions import GateDecision
 from router.activations import lock_activations
 from router.plan import Plan, read_plan
 from router.registry import PublishedVersion, publish

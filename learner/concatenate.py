@@ -87,6 +87,25 @@ def join(parts: Sequence[str], connectors: Sequence[str]) -> SplitExample:
     return SplitExample(text=text, starts=tuple(starts), ends=tuple(ends))
 
 
+def joined(
+    routed_queries: Mapping[str, Sequence[str]], *, count: int, connectors: Sequence[str], seed: int
+) -> list[tuple[SplitExample, tuple[str, ...]]]:
+    """Join queries of two or three different routes by nothing but these connectors, to judge and not to train.
+
+    Returns:
+        ``count`` examples, each with the routes of its parts in order; none if fewer than two routes have any query.
+    """
+    pools = {route: pool for route, asked in sorted(routed_queries.items()) if (pool := sorted({*asked} - {""}))}
+    rng, names = np.random.default_rng(seed), list(pools)
+    found = []
+    for _ in range(count if len(names) > 1 else 0):
+        wanted = 3 if len(names) > 2 and rng.random() < _SHARE_OF_THREE else 2
+        routes = tuple(names[i] for i in rng.permutation(len(names))[:wanted])
+        between = [_as_it_stands(rng, _draw(rng, connectors)) for _ in routes[1:]]
+        found.append((join([_draw(rng, pools[route]) for route in routes], between), routes))
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stock:
     """What examples are made of: queries by route, connectors by family and heard, loose words, all queries' words."""
@@ -146,6 +165,11 @@ def _any_connector(rng: np.random.Generator, stock: _Stock) -> str:
     if rng.random() < _SHARE_DOUBLED:
         words += f" {_draw(rng, _draw(rng, stock.families)).strip()}"
     return _between_blanks(rng, words)
+
+
+def _as_it_stands(rng: np.random.Generator, words: str) -> str:
+    """Marks bring their blanks along, words get some."""
+    return words if words[-1].isspace() else _between_blanks(rng, words)
 
 
 def _between_blanks(rng: np.random.Generator, words: str) -> str:

@@ -27,6 +27,22 @@ CONNECTORS: Mapping[str, tuple[str, ...]] = {
     "while": ("while you are at it", "while i have you", "in the meantime", "before i forget", "at the same time"),
     "order": ("first", "second", "secondly", "third", "lastly", "finally", "last but not least", "1)", "2.", "-"),
 }
+# No training sees these: how a splitter fares with what people say that nobody thought of.
+FOR_JUDGING = (
+    *(
+        "that reminds me",
+        "further to this",
+        "if i may",
+        "right after",
+        "beyond that",
+        "to round it off",
+        "same goes for",
+    ),
+    *("as an aside", "at any rate", "in a similar vein", "while on the subject", "to top it off", "while we chat"),
+    *("what i really came for is", "number two", "not sure who does this but", "adding on", "and on a side note"),
+    *("another one", "plus if you could", "oh before you leave", "completely unrelated", "p.p.s.", "likewise please"),
+    *("lest i forget", "one more point", "secondly please", "alongside this", "topping that", "and a follow up"),
+)
 # Words of which connectors are made that no list holds; strung together at random they teach what connectors are like.
 LOOSE_WORDS = re.findall(
     r"\w+",

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.comparison import Comparison, Difference, difference
+from learner.conditions import Condition
 from learner.estimators import Floats
 from learner.settings import LearnerSettings
 from learner.window import Window
@@ -33,7 +34,7 @@ class Evaluation:
     """Everything that the gate looks at. Shares are 0..1; cost is US dollars a query, latency milliseconds.
 
     ``of_models``: differences are in points of utility, price included. ``kept`` are the routes that keep the
-    incumbent's centroids, with what the candidate would have done to them.
+    incumbent's centroids, with what the candidate would have done to them; ``splitter`` says what became of a new one.
     """
 
     overall: Difference
@@ -46,8 +47,7 @@ class Evaluation:
     cost_before: float
     latency_ms: float
     latency_ms_before: float
-    splitter_f1: float | None = None
-    splitter_f1_before: float | None = None
+    splitter: tuple[Condition, ...] = ()
     golden: GoldenComparison | None = None
     of_models: bool = False
     kept: Mapping[str, Difference] = field(default_factory=dict)

@@ -5,8 +5,8 @@ from datetime import datetime
 
 from sqlalchemy import Engine
 
+from learner.conditions import GateDecision
 from learner.first_version import FleetEncoder, build_first_version
-from learner.gate import GateDecision
 from learner.settings import LearnerSettings
 from router.version import RouterVersion
 from telemetry.erasure import last_erasure

@@ -1,42 +1,14 @@
 """Publish or hold: a pure function of the evaluation, with every reason in words."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from learner.comparison import Difference
+from learner.conditions import Condition, GateDecision, decided
 from learner.evaluation import Evaluation, GoldenComparison
 from learner.settings import LearnerSettings
-from learner.splitter_night import NightSplitter
 
-_SPLITTER_GAIN = 0.01
-
-Verdict = Literal["published", "held"]
 # Votes' worth of evidence under which nothing is known.
 _NOTHING = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
-    """One condition: passed or not, its figure against its threshold, on how much evidence, in a sentence."""
-
-    name: str
-    passed: bool
-    figure: float
-    threshold: float
-    n: int
-    bound: float | None
-    sentence: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateDecision:
-    """The verdict, each condition, and for a hold what is missing."""
-
-    verdict: Verdict
-    conditions: tuple[Condition, ...]
-    missing: tuple[str, ...]
 
 
 def decide_gate(evaluation: Evaluation, settings: LearnerSettings) -> GateDecision:
@@ -52,48 +24,11 @@ def decide_gate(evaluation: Evaluation, settings: LearnerSettings) -> GateDecisi
         _no_collapse(evaluation, settings),
         *([] if evaluation.of_models else [_dearer_cost(evaluation, settings)]),
         _no_dearer("latency", evaluation.latency_ms, evaluation.latency_ms_before, overall.n, settings),
+        *evaluation.splitter,
     ]
-    if evaluation.splitter_f1 is not None and evaluation.splitter_f1_before is not None:
-        conditions.append(_splitter(evaluation.splitter_f1, evaluation.splitter_f1_before))
     if evaluation.golden is not None:
         conditions.append(_golden(evaluation.golden))
-    return _decided(conditions)
-
-
-def decide_splitter_gate(splitter: NightSplitter, settings: LearnerSettings) -> GateDecision:
-    """Publish a splitter by itself, all else being left as it serves: pure, like ``decide_gate``."""
-    now, before = splitter.production_f1 or 0.0, splitter.production_f1_before or 0.0
-    better = Condition(
-        name="splitter_better",
-        passed=now >= before + _SPLITTER_GAIN,
-        figure=now,
-        threshold=before + _SPLITTER_GAIN,
-        n=splitter.mined,
-        bound=None,
-        sentence=(
-            f"The splitter's F1 on held-out queries put as users put them is {now:.3f}; it was {before:.3f}, and"
-            f" {_SPLITTER_GAIN:+.2f} is needed ({splitter.mined} were split wrongly)."
-        ),
-    )
-    heard = Condition(
-        name="splitter_people",
-        passed=splitter.people >= settings.flip_users,
-        figure=float(splitter.people),
-        threshold=float(settings.flip_users),
-        n=splitter.mined,
-        bound=None,
-        sentence=f"{splitter.people} different people stand behind that; {settings.flip_users} are needed.",
-    )
-    return _decided([_splitter(splitter.f1 or 0.0, splitter.f1_before or 0.0), better, heard])
-
-
-def _decided(conditions: Sequence[Condition]) -> GateDecision:
-    passed = all(condition.passed for condition in conditions)
-    return GateDecision(
-        verdict="published" if passed else "held",
-        conditions=tuple(conditions),
-        missing=tuple(c.sentence for c in conditions if not c.passed),
-    )
+    return decided(conditions)
 
 
 def _points(value: float) -> str:
@@ -295,18 +230,6 @@ def _no_dearer(name: str, now: float, before: float, n: int, settings: LearnerSe
         n=n,
         bound=None,
         sentence=f"Expected {name} changes by {change:+.1%}; at most {settings.most_dearer:+.0%} is taken.",
-    )
-
-
-def _splitter(now: float, before: float) -> Condition:
-    return Condition(
-        name="splitter",
-        passed=now >= before,
-        figure=now,
-        threshold=before,
-        n=0,
-        bound=None,
-        sentence=f"The splitter's F1 on held-out questions is {now:.3f}; it was {before:.3f}.",
     )
 
 

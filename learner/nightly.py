@@ -11,11 +11,12 @@ from sqlalchemy import Engine
 from learner import lease, runs
 from learner.coming_in import AT_ONCE, come_in, decide_entry
 from learner.comparison import Difference, compare_on_log
+from learner.conditions import GateDecision
 from learner.evaluation import Evaluation, compare_golden, evaluate
 from learner.folds import Folds, learn_by_folds
 from learner.follow_ups import find_follow_ups
 from learner.forgetting import forgiving, starting_point
-from learner.gate import GateDecision, decide_gate, doubtful_routes
+from learner.gate import decide_gate, doubtful_routes
 from learner.kept_routes import keep_owners, keep_routes
 from learner.learn import HeldCentroids, LearnedCentroids, learn_centroids, prepare, within_limits
 from learner.mining import MinedFailure, mine
@@ -153,7 +154,7 @@ def _night(work: _Work, *, actor: str, force: bool, until: datetime | None) -> N
         learned.estimates,
         failures,
         fleet=incumbent.fleet,
-        incumbent=start.splitter,
+        incumbent=start,
         encoder=encoder,
         settings=settings,
         seed=settings.seed + incumbent.number,
@@ -242,8 +243,7 @@ def _judge(work: _Work, found: _Found, *, limits: LearnerSettings, kept: Mapping
     seeds = embed_seeds(incumbent.fleet, encoder=work.encoder)
     evaluation = replace(
         evaluate(window, incumbent, candidate, comparison, examples=(seeds.X, seeds.route), settings=settings),
-        splitter_f1=found.splitter.f1,
-        splitter_f1_before=found.splitter.f1_before,
+        splitter=found.splitter.conditions,
         golden=compare_golden(incumbent, candidate, golden, encoder=work.encoder),
         kept=kept,
     )

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from learner.conditions import GateDecision
 from learner.evaluation import Evaluation
-from learner.gate import GateDecision
 from learner.learn import HeldCentroids
 from learner.mining import MinedFailure
 from learner.runs import failure_counts
@@ -67,7 +67,9 @@ def build_report(
             "wrong_route_success": learned.estimates.wrong_route_success,
             "reask_when_wrong": learned.estimates.reask_when_wrong,
         },
-        "splitter": {f.name: getattr(splitter, f.name) for f in fields(splitter) if f.name != "arrays"},
+        "splitter": {
+            k: v for k, v in asdict(replace(splitter, arrays={})).items() if k not in ("arrays", "conditions")
+        },
         "calls": calls_per_query(window, incumbent, candidate, encoder=encoder),
         "difference": asdict(compare(incumbent, candidate)),
         "changed": _changed(window, incumbent, candidate),
@@ -76,6 +78,12 @@ def build_report(
     }
     plain: dict[str, Any] = _plain(report)
     return plain
+
+
+def _splitter(splitter: NightSplitter) -> dict[str, Any]:
+    """What it was made of and how it was judged; its conditions stand among the gate's."""
+    told = asdict(replace(splitter, arrays={}))
+    return {name: value for name, value in told.items() if name not in ("arrays", "conditions")}
 
 
 def verdict_sentence(gate: GateDecision, evaluation: Evaluation) -> str:

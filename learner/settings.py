@@ -81,7 +81,9 @@ class LearnerSettings:
     most_dearer: float = _setting(0.05, "share by which expected cost or latency may rise")
     largest_share: float = _setting(0.8, "share of the queries that one route may get")
     evidence_half_life_days: float = _setting(3.0, "days after which evidence counts half in the evaluation")
-    splitter_examples: int = _setting(800, "questions put together each night to train the splitter; 0: leave it")
+    splitter_examples: int = _setting(1600, "questions put together each night to train the splitter; 0: leave it")
+    splitter_judged: int = _setting(300, "queries of each kind on which a new splitter is judged beside the old one")
+    most_split_loss_points: float = _setting(4.0, "points of a kind's queries that it may cut worse; half in routes")
     seed: int = _setting(0, "of everything random in a night; the same seed gives the same version")
 
     @classmethod

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from learner.gate import GateDecision, decide_splitter_gate
+from learner.conditions import GateDecision
 from learner.learn import HeldCentroids
 from learner.settings import LearnerSettings
+from learner.splitter_gate import decide_splitter_gate
 from learner.splitter_night import NightSplitter
 from router.version import RouterVersion
 
@@ -29,7 +30,9 @@ def splitter_alone(
         learned: what was learned of the routes, and held.
         settings: what the night goes by.
     """
-    gate = decide_splitter_gate(splitter, settings)
+    if not splitter.taken:
+        return None
+    gate = decide_splitter_gate(splitter.judged, mined=splitter.mined, people=splitter.people, settings=settings)
     if gate.verdict == "held":
         return None
     # The training window stays: these centroids have learned from nothing later than before.

@@ -1,42 +1,45 @@
 """Step 5 of a night: retrain the splitter on the fleet's own questions; keep yesterday's where it is not better."""
 
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from learner.concatenate import SplitExample, concatenations
+from learner.concatenate import concatenations
+from learner.conditions import Condition
 from learner.estimates import Estimates
 from learner.mining import MinedFailure
-from learner.production_splits import ProductionSplits, bare_words, doubted_queries, production_splits
+from learner.production_splits import bare_words, doubted_queries, production_splits
 from learner.settings import LearnerSettings
-from learner.splitter_training import score_splitter, train_splitter
+from learner.splitter_gate import splitter_conditions, splitter_kept
+from learner.splitter_judge import Judged, judge_splitter, judged_queries
+from learner.splitter_training import train_splitter
 from learner.window import Window
 from router.fleet import Fleet
 from router.splitter import boundaries
-from router.version import Array
+from router.version import Array, RouterVersion
 
 _SURE = 0.9
 _FEWEST_QUESTIONS = 8
 _DOUBTFUL = 0.3
 _WORDS_OF_TWO = 6
+_HELD_OUT = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NightSplitter:
-    """The splitter to publish, and F1 of it and of the one before (None: not measured).
+    """The splitter to publish: the new one if it was ``taken``, else the one before.
 
-    ``f1`` is measured on held-out questions put together, ``production_f1`` on held-out queries of users that were
-    split wrongly and on held-out questions joined by connectors that users were heard to say. ``people`` is how many
-    different ones stand behind what was mined, ``mined`` how many queries that is.
+    ``judged`` is how the new one fared on each kind of query, ``conditions`` what the gate is told of it. ``people`` is
+    how many different ones stand behind what was mined, ``mined`` how many queries that is.
     """
 
     arrays: Mapping[str, Array]
-    f1: float | None = None
-    f1_before: float | None = None
-    production_f1: float | None = None
-    production_f1_before: float | None = None
+    taken: bool = False
+    judged: tuple[Judged, ...] = ()
+    conditions: tuple[Condition, ...] = ()
     examples: int = 0
     mined: int = 0
     people: int = 0
@@ -49,7 +52,7 @@ def retrain_splitter(
     failures: Sequence[MinedFailure],
     *,
     fleet: Fleet,
-    incumbent: Mapping[str, Array],
+    incumbent: RouterVersion,
     encoder: Any,
     settings: LearnerSettings,
     seed: int,
@@ -58,15 +61,15 @@ def retrain_splitter(
 
     Questions are parted before they are put together: what is held out shares no question with what trains. Another
     ``seed`` each night joins them in other ways, and what yesterday's splitter knows is where training starts. The
-    new one is taken only if it is worse neither on held-out questions nor on what users were heard to ask.
+    new one is taken only if ``splitter_conditions`` hold on every kind of query.
     """
     if settings.splitter_examples == 0:
-        return NightSplitter(arrays=incumbent)
+        return NightSplitter(arrays=incumbent.splitter)
     doubted = doubted_queries(window, minutes=settings.follow_up_minutes)
     questions = routed_questions(window, estimates, fleet=fleet, most=settings.splitter_examples, doubted=doubted)
     train, held = part_questions(questions)
     if sum(map(len, train.values())) < _FEWEST_QUESTIONS or sum(bool(q) for q in train.values()) < 2:
-        return NightSplitter(arrays=incumbent)
+        return NightSplitter(arrays=incumbent.splitter)
     learned = production_splits(
         window,
         failures,
@@ -75,23 +78,21 @@ def retrain_splitter(
         fewest_people=settings.flip_users,
         most_each=int(settings.votes_per_user),
     )
-    train, held = [_single(some, learned.connectors, incumbent, encoder=encoder) for some in (train, held)]
+    train, held = [_single(some, learned.connectors, incumbent.splitter, encoder=encoder) for some in (train, held)]
     count = min(settings.splitter_examples, 5 * sum(map(len, train.values())))
     examples = concatenations(train, count=count, seed=seed, heard=learned.connectors) + list(learned.train)
-    arrays = train_splitter(examples, encoder=encoder, seed=seed, warm_start=incumbent or None)
-
-    made = max(50, count // 6)
-    judged = concatenations(held, count=made, seed=settings.seed + 1_000)
-    production = list(learned.held) + _as_heard(held, learned, count=made, seed=settings.seed + 2_000)
-    f1, production_f1 = (_f1(arrays, some, encoder=encoder) for some in (judged, production))
-    before, production_before = (_f1(incumbent, some, encoder=encoder) for some in (judged, production))
-    better = f1 >= before and production_f1 >= production_before
+    arrays = train_splitter(examples, encoder=encoder, seed=seed, warm_start=incumbent.splitter or None)
+    queries = judged_queries(
+        held, mined=learned.held, heard=learned.connectors, count=settings.splitter_judged, seed=seed
+    )
+    judged = judge_splitter(arrays, incumbent, queries, encoder=encoder)
+    conditions = splitter_conditions(judged, settings)
+    taken = all(condition.passed for condition in conditions)
     return NightSplitter(
-        arrays=arrays if better else incumbent,
-        f1=f1 if better else before,
-        f1_before=before,
-        production_f1=production_f1 if better else production_before,
-        production_f1_before=production_before,
+        arrays=arrays if taken else incumbent.splitter,
+        taken=taken,
+        judged=judged,
+        conditions=conditions if taken else (splitter_kept(conditions),),
         examples=len(examples),
         mined=len(learned.train) + len(learned.held),
         people=learned.people,
@@ -128,10 +129,14 @@ def routed_questions(
 def part_questions(
     questions: Mapping[str, Sequence[str]],
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Every fifth question of each route is held out."""
-    train = {route: [q for i, q in enumerate(texts) if i % 5 != 4] for route, texts in questions.items()}
-    held = {route: [q for i, q in enumerate(texts) if i % 5 == 4] or list(texts) for route, texts in questions.items()}
+    """Every fifth question is held out, the same ones each night: what trained once can judge no later splitter."""
+    train = {route: [q for q in texts if not _is_held_out(q)] or list(texts) for route, texts in questions.items()}
+    held = {route: [q for q in texts if _is_held_out(q)] or list(texts) for route, texts in questions.items()}
     return train, held
+
+
+def _is_held_out(question: str) -> bool:
+    return zlib.crc32(question.encode()) % _HELD_OUT == 0
 
 
 def _single(
@@ -147,19 +152,3 @@ def _single(
     return {
         route: [text for text in asked if text not in doubtful] or list(asked) for route, asked in questions.items()
     }
-
-
-def _as_heard(
-    held: Mapping[str, Sequence[str]], learned: ProductionSplits, *, count: int, seed: int
-) -> list[SplitExample]:
-    """Held-out questions joined by what users were heard to say; none if nothing was."""
-    if not learned.connectors:
-        return []
-    return concatenations(held, count=count, seed=seed, heard=learned.connectors, share_heard=1.0)
-
-
-def _f1(arrays: Mapping[str, Array], examples: Sequence[SplitExample], *, encoder: Any) -> float:
-    """F1 of a splitter; none at all finds nothing."""
-    if not examples:
-        return 1.0
-    return score_splitter(arrays, examples, encoder=encoder).f1

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from learner.concatenate import SplitExample
 from learner.splitter_chain import allowed_parts, chain_loss
 from router.encoder import Encoding
-from router.splitter import Array, boundaries, cut, dilation, word_starts
+from router.splitter import Array, dilation, word_starts
 
 if TYPE_CHECKING:
     import torch
@@ -33,21 +33,6 @@ class HiddenEncoder(Protocol):
     def encode(self, texts: Sequence[str], *, hidden: bool = ...) -> list[Encoding]:
         """Encode texts, with hidden states if asked."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitScore:
-    """How well a splitter finds the starts of segments (characters, exactly), over all examples.
-
-    ``exact`` is the share of queries whose starts (and ends, where known) are all right and none is superfluous;
-    ``over_split`` the share of queries of one segment that are split.
-    """
-
-    precision: float
-    recall: float
-    f1: float
-    exact: float
-    over_split: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,29 +82,6 @@ def train_splitter(
     finally:
         torch.set_num_threads(threads)
     return {name: np.ascontiguousarray(tensor.detach().numpy()) for name, tensor in tensors.items()}
-
-
-def score_splitter(
-    arrays: Mapping[str, Array], examples: Sequence[SplitExample], *, encoder: HiddenEncoder, threshold: float = 0.5
-) -> SplitScore:
-    """Score a splitter through the code that serves it."""
-    hits = found = wanted = exact = singles = over = 0
-    for example, encoding in zip(examples, encoder.encode([e.text for e in examples], hidden=True), strict=True):
-        spans = cut(example.text, boundaries(arrays, encoding, example.text), threshold=threshold)
-        starts = {start for start, _ in spans[1:]}
-        right = starts == set(example.starts)
-        if right and example.ends is not None:
-            right = tuple(end for _, end in spans[:-1]) == example.ends
-        hits += len(starts & set(example.starts))
-        found, wanted, exact = found + len(starts), wanted + len(example.starts), exact + right
-        singles, over = singles + (not example.starts), over + (not example.starts and bool(starts))
-    return SplitScore(
-        precision=hits / found if found else 1.0,
-        recall=hits / wanted if wanted else 1.0,
-        f1=2 * hits / (found + wanted) if found + wanted else 1.0,
-        exact=exact / len(examples) if examples else 1.0,
-        over_split=over / singles if singles else 0.0,
-    )
 
 
 def _prepare(examples: Sequence[SplitExample], *, encoder: HiddenEncoder) -> list[_Prepared]:

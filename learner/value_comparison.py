@@ -11,10 +11,10 @@ import numpy.typing as npt
 from scipy.special import stdtrit
 
 from learner.comparison import Difference, recency, session_numbers
+from learner.conditions import GateDecision
 from learner.estimators import Floats, weighted_mean
 from learner.evaluation import Evaluation
 from learner.evidence import Evidence, capped_weights
-from learner.gate import GateDecision
 from learner.settings import LearnerSettings
 from learner.window import Window
 from router.decide import Router, decide_many

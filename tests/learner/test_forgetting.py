@@ -9,9 +9,9 @@ from sqlalchemy import text
 
 from api.pruning import erase
 from learner.changed_fleet import apply_fleet
+from learner.conditions import Condition, GateDecision
 from learner.first_version import build_first_version
 from learner.forgetting import forgiving, may_know_the_erased, starting_point
-from learner.gate import Condition, GateDecision
 from learner.learn import learn_centroids, prepare
 from learner.nightly import run_night
 from learner.window import read_window

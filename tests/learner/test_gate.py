@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.comparison import Difference
+from learner.conditions import Condition
 from learner.evaluation import Evaluation, GoldenComparison
 from learner.gate import decide_gate, doubtful_routes
 from learner.settings import LearnerSettings
@@ -22,8 +23,9 @@ BETTER = Evaluation(
     cost_before=1.0,
     latency_ms=500.0,
     latency_ms_before=500.0,
-    splitter_f1=0.9,
-    splitter_f1_before=0.9,
+)
+WORSE_SPLITTER = Condition(
+    name="splitter", passed=False, figure=0.7, threshold=0.8, n=9, bound=None, sentence="It splits worse."
 )
 
 
@@ -59,7 +61,7 @@ def test_a_version_that_is_better_in_everything_is_published():
         (replace(BETTER, largest_share=0.97), "no_collapse"),
         (replace(BETTER, cost=1.06), "cost"),
         (replace(BETTER, latency_ms=530.0), "latency"),
-        (replace(BETTER, splitter_f1=0.85), "splitter"),
+        (replace(BETTER, splitter=(WORSE_SPLITTER,)), "splitter"),
     ],
 )
 def test_one_thing_that_is_worse_holds_the_version_and_is_named(evaluation, condition):

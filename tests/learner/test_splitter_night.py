@@ -9,14 +9,17 @@ import pytest
 from learner.concatenate import SplitExample, join
 from learner.first_version import build_first_version
 from learner.nightly import run_night
+from learner.splitter_judge import HEARD
 from learner.splitter_training import train_splitter
 from router.registry import load, publish
 from telemetry.feedback import store_feedback
 from telemetry.inferences import store_inferences
 from tests.learner.world import QUICK, fleet, inference, questions, thumb
 
-# No centroid is moved on so little evidence.
-SETTINGS = replace(QUICK, splitter_examples=150, least_evidence=1e9, evidence_per_percent=1e9)
+# No centroid is moved on so little evidence; the six questions that are held out put together say little of a splitter.
+SETTINGS = replace(
+    QUICK, splitter_examples=150, most_split_loss_points=20, least_evidence=1e9, evidence_per_percent=1e9
+)
 
 
 def published(engine, version):
@@ -68,12 +71,14 @@ def test_a_connector_that_users_were_heard_to_say_is_learned_the_next_night(engi
     ask_in_one(engine, encoder, connector="while the kettle boils", users=16)
     result = night(engine, encoder)
     told = result.report["splitter"]
-    assert result.verdict == "published", result.report["missing"]
+    assert result.verdict == "published", result.report["conditions"]
     assert result.report["sentence"].startswith("Published the new splitter alone")
     assert told["connectors"] == ["while the kettle boils"]
     assert (told["mined"], told["people"]) == (16, 16)
-    assert told["production_f1"] > told["production_f1_before"]
-    assert told["f1"] >= told["f1_before"]
+    assert told["taken"]
+    heard = next(one for one in told["judged"] if one["kind"] == HEARD)
+    assert heard["cut"] > heard["cut_before"]
+    assert len(told["judged"]) >= 5
     with engine.connect() as conn:
         learned = load(conn, result.version)
     np.testing.assert_array_equal(learned.centroids.vectors, unaware.centroids.vectors)

@@ -7,10 +7,10 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from learner.concatenate import SplitExample, concatenations, join
+from learner.concatenate import SplitExample, concatenations
 from learner.connectors import CONNECTORS
 from learner.first_version import build_first_version
-from learner.splitter_training import score_splitter, train_splitter
+from learner.splitter_training import train_splitter
 from router.artifact import pack
 from router.decide import Router, decide
 from router.decision import Boundary, Decision
@@ -268,15 +268,6 @@ def test_progress_rises_to_one(encoder):
     train_splitter(concatenations(QUERIES, count=40, seed=0), encoder=encoder, seed=0, progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 1.0
-
-
-def test_a_score_counts_starts_ends_and_needless_splits(splitter, encoder):
-    good = join(["why was i charged twice", "when does my parcel arrive"], [" and "])
-    assert score_splitter(splitter, [good], encoder=encoder).exact == 1.0
-    single = SplitExample(text=good.text, starts=())
-    score = score_splitter(splitter, [single], encoder=encoder)
-    assert (score.over_split, score.precision, score.exact) == (1.0, 0.0, 0.0)
-    assert score_splitter(splitter, [replace(good, ends=(19,))], encoder=encoder).exact == 0.0
 
 
 def test_concatenations_are_exact_and_of_different_routes():

@@ -39,7 +39,7 @@ _THINGS = (
     *("the kettle", "the washing machine", "my headphones", "the second lamp", "the garden chair", "the blue bicycle"),
     *("my new phone", "the coffee grinder", "the dishwasher", "the wooden shelf", "the radio", "the sewing machine"),
 )
-QUICK = LearnerSettings(splitter_examples=40, folds=2, draws=1, em_rounds=3, fewest_centroids=12)
+QUICK = LearnerSettings(splitter_examples=40, splitter_judged=40, folds=2, draws=1, em_rounds=3, fewest_centroids=12)
 
 
 def questions(half: int | None = None) -> list[tuple[str, str]]:
