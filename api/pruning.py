@@ -66,11 +66,12 @@ def _blank(engine: Engine, *, before: datetime) -> Counter[str]:
         return counts + blank_stray_comments(conn, before=before)
 
 
-def erase(engine: Engine, user: str, *, key: bytes, actor: str) -> Counter[str]:
+def erase(engine: Engine, user: str, *, key: bytes, actor: str, pruned: bool = False) -> Counter[str]:
     """Erase a person, with the learner held off meanwhile so that no night writes what it had read of them.
 
     Returns:
-        How much of what; nothing for somebody of whom nothing is stored, and then nothing is changed.
+        How much of what; nothing for somebody of whom nothing is stored, and then nothing is changed, but with
+        ``pruned`` the next version is learned anew: what was pruned since may have taught the one that serves.
 
     Raises:
         LeaseHeld: a night is at work, or began since the lease could not be renewed; nothing is erased then.
@@ -86,7 +87,7 @@ def erase(engine: Engine, user: str, *, key: bytes, actor: str) -> Counter[str]:
             with engine.begin() as conn:
                 person = find_person(conn, user, hashed=lambda value: keyed_hash(value, key=key))
                 counts = erase_person(conn, person)
-                if not counts.total():
+                if not counts.total() and not pruned:
                     return counts
                 number = note_erasure(conn, counts)
                 if not lease.renew(conn, token):

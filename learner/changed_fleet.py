@@ -6,7 +6,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from learner.first_version import FleetEncoder, first_parameters, seed_centroids
+from learner.first_version import FleetEncoder, first_parameters, first_splitter, seed_centroids
 from learner.model_fleet import carried_values, first_values
 from learner.seeds import SAME, Seeds, embed_seeds, seed_posterior
 from learner.settings import LearnerSettings
@@ -16,22 +16,26 @@ from router.version import Array, Centroids, RouterVersion
 T = TypeVar("T")
 
 
-def apply_fleet(version: RouterVersion, fleet: Fleet, *, encoder: FleetEncoder) -> RouterVersion:
+def apply_fleet(
+    version: RouterVersion, fleet: Fleet, *, encoder: FleetEncoder, settings: LearnerSettings | None = None
+) -> RouterVersion:
     """Apply a changed fleet to a version: routes that stay keep what they learned, changed examples count at once.
 
     An example that is new, of a new route or of one that stays, becomes a centroid; one that was taken out is none any
     more, and one that moved is its new route's. What was learned beside a changed example follows it by the weight it
     has there, exp(beta (cos - 1)); everything else stays as it is. Centroids of removed routes pass to whoever else
-    owned a share of them.
+    owned a share of them. A version without a splitter gets one as soon as there are examples to make it of.
     """
-    settings = LearnerSettings()
+    settings = settings or LearnerSettings()
     seeds = embed_seeds(fleet, encoder=encoder)
     first = first_parameters(fleet, seeds, settings=settings)
     old = {name: i for i, name in enumerate(version.parameters.routes)}
     columns = [old.get(name, -1) for name in fleet.names]
+    learned_until = version.training.get("watermark", version.training.get("learned_until", ""))
     parameters = replace(
         version.parameters,
         routes=fleet.names,
+        abstain_below=version.parameters.abstain_below if learned_until else first.abstain_below,
         success=_carried(version.parameters.success, first.success, fleet.names, old),
         cost=_carried(version.parameters.cost, first.cost, fleet.names, _equally_priced(version.fleet, fleet, old)),
         latency_ms=_carried(version.parameters.latency_ms, first.latency_ms, fleet.names, old),
@@ -45,12 +49,13 @@ def apply_fleet(version: RouterVersion, fleet: Fleet, *, encoder: FleetEncoder) 
         centroids=_with_examples(
             _reordered(version.centroids, columns), before, seeds, columns, beta=parameters.beta, settings=settings
         ),
+        splitter=version.splitter or first_splitter(fleet, encoder=encoder, seed=settings.seed, settings=settings),
         number=0,
         fingerprint="",
         training={
             "made_from": "fleet",
             "learned_by": str(version.number),
-            "learned_until": version.training.get("watermark", version.training.get("learned_until", "")),
+            "learned_until": learned_until,
         },
     )
     if not fleet.of_models:

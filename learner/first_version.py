@@ -49,7 +49,7 @@ def build_first_version(
         fleet=fleet,
         parameters=first_parameters(fleet, seeds, settings=settings),
         centroids=first_centroids(seeds, settings=settings),
-        splitter=_first_splitter(fleet, encoder=encoder, seed=seed) if settings.splitter_examples else {},
+        splitter=first_splitter(fleet, encoder=encoder, seed=seed, settings=settings),
         encoder=encoder.fingerprint,
         training={"made_from": "fleet"},
     )
@@ -104,7 +104,10 @@ def _price(route: Route) -> tuple[float, ...]:
     )
 
 
-def _first_splitter(fleet: Fleet, *, encoder: FleetEncoder, seed: int) -> Mapping[str, Array]:
+def first_splitter(fleet: Fleet, *, encoder: FleetEncoder, seed: int, settings: LearnerSettings) -> Mapping[str, Array]:
+    """Train a splitter on the fleet's examples; none where fewer than two routes have any, or none is wanted."""
+    if not settings.splitter_examples:
+        return {}
     examples = concatenations(
         {route.name: route.utterances for route in fleet.routes}, count=_FIRST_CONCATENATIONS, seed=seed
     )

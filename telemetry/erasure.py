@@ -24,13 +24,15 @@ union select answer from inference_payload where answer = any(:texts)
 union select text from segment where text = any(:texts)
 union select query from golden_query where query = any(:texts)
 """)
-_GOLDEN = text("select query from golden_query where inference_id = any(:ids)")
-_DELETE = {
+_THEIR_GOLDEN = """golden_query where inference_id = any(:ids) or people && :submitters
+      or feedback_id in (select feedback_id from feedback where submitter = any(:submitters))"""
+_GOLDEN = text(f"select query from {_THEIR_GOLDEN}")  # noqa: S608
+_DELETE = {  # in this order: golden queries follow feedback
+    "golden_queries": text(f"delete from {_THEIR_GOLDEN}"),  # noqa: S608
     "feedback": text("""
         delete from feedback where inference_id = any(:ids) or submitter = any(:submitters)
               or (target_kind = 'inference_id' and target_value = any(:names))
         """),
-    "golden_queries": text("delete from golden_query where inference_id = any(:ids)"),
     "dead_letters": text("""
         delete from dead_letter where exists (
             select from unnest(cast(:marks as bytea[])) as mark where position(mark in raw) > 0)
@@ -62,8 +64,8 @@ def erase_person(conn: Connection, person: Person) -> Counter[str]:
     """Delete all of a person and return how much of what; nothing says afterwards whom it was about.
 
     Their inferences go with decision, texts, embeddings, aliases, mined failures and the feedback on them; so do their
-    votes on others' inferences, golden queries made of theirs, dead letters that name them, and their texts in reports.
-    A golden query that somebody wrote stays, though they asked the same.
+    votes on others' inferences, golden queries made of theirs or by their correction, dead letters that name them, and
+    their texts in reports. A golden query that somebody wrote stays, though they asked the same.
     """
     values: dict[str, object] = {
         "ids": person.ids,

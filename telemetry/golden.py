@@ -3,17 +3,42 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, delete, select, text
 
-from telemetry.tables import feedback, golden_query, inference_payload
+from telemetry.tables import golden_query, inference_payload
 
 _MOST_CHARACTERS = 20_000
+_LATEST = """
+select distinct on (feedback_id) feedback_id, op, correction, segment_index, received_at from feedback
+where {} order by feedback_id, revision desc
+"""
+_PUT = text("""
+insert into golden_query (golden_id, query, routes, added_by, inference_id, feedback_id, people)
+values (:golden_id, :query, :routes, :added_by, :inference_id, :feedback_id, array(
+    select end_user from inference where inference_id = :inference_id and end_user is not null
+    union select submitter from feedback where feedback_id = :feedback_id and submitter is not null))
+on conflict (golden_id) do update set routes = excluded.routes, added_by = excluded.added_by,
+    feedback_id = excluded.feedback_id
+""")
+_LIST = text(f"""
+select golden_id, query, routes, added_by, inference_id, feedback_id, added_at
+from golden_query g left join lateral ({_LATEST.format("feedback_id = g.feedback_id")}) said using (feedback_id)
+where (cast(:after as text) is null or golden_id > :after)
+      and (said.op is null or (said.op <> 'withdraw' and array[said.correction] = g.routes))
+order by golden_id limit :limit
+""")  # noqa: S608
+_CORRECTION = text(f"""
+select feedback_id, correction from ({_LATEST.format("inference_id = :inference_id")}) said
+where op <> 'withdraw' and correction is not null
+      and (segment_index is null  -- of a part alone it does not say where the whole belongs
+           or not exists (select from inference where inference_id = :inference_id and segment_count > 1))
+order by received_at desc limit 1
+""")  # noqa: S608
 
 
 class UnknownGolden(LookupError):
@@ -26,13 +51,17 @@ class NotGolden(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenQuery:
-    """A query and the routes of its segments in order; one route: it is not split."""
+    """A query and the routes of its segments in order; one route: it is not split.
+
+    ``feedback_id`` is the correction that says where it belongs; None: whoever added it says so.
+    """
 
     golden_id: str
     query: str
     routes: tuple[str, ...]
     added_by: str
     inference_id: UUID | None = None
+    feedback_id: UUID | None = None
     added_at: datetime | None = None
 
 
@@ -59,13 +88,11 @@ def _whole(value: str) -> bool:
 def put_golden(conn: Connection, queries: Sequence[GoldenQuery]) -> None:
     """Add golden queries; one that is there already gets the new routes. The caller commits.
 
-    Whose words they are stays as it was: an operator's, or those of who asked and may want to be erased.
+    Whose words they are stays as it was: an operator's, or those of who asked and may want to be erased, when the log is
+    pruned too.
     """
     for item in queries:
-        row = {"routes": list(item.routes), "added_by": item.added_by}
-        first = {"golden_id": item.golden_id, "query": item.query, "inference_id": item.inference_id}
-        statement = insert(golden_query).values(**first, **row)
-        conn.execute(statement.on_conflict_do_update(index_elements=["golden_id"], set_=row))
+        conn.execute(_PUT, {**asdict(item), "routes": list(item.routes)})
 
 
 def remove_golden(conn: Connection, golden_id: str) -> None:
@@ -79,11 +106,12 @@ def remove_golden(conn: Connection, golden_id: str) -> None:
 
 
 def list_golden(conn: Connection, *, after: str | None = None, limit: int | None = None) -> list[GoldenQuery]:
-    """Return golden queries in the order of their ids, from behind ``after``."""
-    query = select(golden_query).order_by(golden_query.c.golden_id).limit(limit)
-    if after is not None:
-        query = query.where(golden_query.c.golden_id > after)
-    rows = conn.execute(query).mappings()
+    """Return the golden queries that hold, in the order of their ids, from behind ``after``.
+
+    One that a correction was promoted into holds as long as that correction: not when it was withdrawn since or names
+    another route. What the log has pruned was not taken back.
+    """
+    rows = conn.execute(_LIST, {"after": after, "limit": limit}).mappings()
     return [GoldenQuery(**{**row, "routes": tuple(row["routes"])}) for row in rows]
 
 
@@ -94,19 +122,16 @@ def promoted(conn: Connection, inference_id: UUID, routes: Sequence[str], *, by:
         NotGolden: its text was not kept, or nothing says where it belongs.
     """
     of_it = inference_payload.c.inference_id == inference_id
-    text = conn.execute(select(inference_payload.c.query).where(of_it)).scalar_one_or_none()
-    if text is None:
+    text_of_it = conn.execute(select(inference_payload.c.query).where(of_it)).scalar_one_or_none()
+    if text_of_it is None:
         raise NotGolden("There is no such inference, or its text was not kept; add the query by itself.")
-    named = list(routes)
-    if not named:
-        said = select(feedback.c.correction).where(
-            feedback.c.inference_id == inference_id, feedback.c.correction.is_not(None), feedback.c.op != "withdraw"
-        )
-        newest = conn.execute(said.order_by(feedback.c.received_at.desc()).limit(1)).scalar_one_or_none()
-        named = [] if newest is None else [newest]
-    if not named:
+    if routes:
+        return golden(text_of_it, routes, by=by, inference_id=inference_id)
+    said = conn.execute(_CORRECTION, {"inference_id": inference_id}).one_or_none()
+    if said is None:
         raise NotGolden("No correction says where this question belongs; name the route.")
-    return golden(text, named, by=by, inference_id=inference_id)
+    item = golden(text_of_it, [said.correction], by=by, inference_id=inference_id)
+    return replace(item, feedback_id=said.feedback_id)
 
 
 def parse_golden(raw: bytes, *, source: str, by: str) -> list[GoldenQuery]:

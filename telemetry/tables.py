@@ -307,6 +307,7 @@ dead_letter = Table(
     _time("received_at", now=True),
 )
 
+_SAYS_WHERE = "the correction that says where it belongs; null: whoever added it says so"
 golden_query = Table(
     "golden_query",
     metadata,
@@ -314,6 +315,8 @@ golden_query = Table(
     Column("query", Text, nullable=False),
     Column("routes", ARRAY(Text), nullable=False, comment="of its segments, in order"),
     Column("inference_id", PG_UUID(as_uuid=True), comment="whose thumbs-down was promoted"),
+    Column("feedback_id", PG_UUID(as_uuid=True), comment=_SAYS_WHERE),
+    Column("people", ARRAY(Text), comment="keyed hashes of who asked and who corrected"),
     Column("added_by", Text, nullable=False),
     _time("added_at", now=True),
 )

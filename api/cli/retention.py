@@ -48,6 +48,9 @@ def prune(
 
 def erase(
     user: Annotated[str, typer.Option(help="The person's id, as your clients send it in end_user and submitter.")],
+    pruned: Annotated[
+        bool, typer.Option("--pruned", help="Learn anew though nothing is stored: their rows were pruned before.")
+    ] = False,
     dry_run: DryRun = False,
     actor: Actor = None,
     json: AsJson = False,
@@ -72,11 +75,14 @@ def erase(
                 found = find_person(conn, user, hashed=lambda value: keyed_hash(value, key=key))
             counts: Mapping[str, int] = {"inferences": len(found.ids)}
         else:
-            counts = erase_person(opened.engine, user, key=key, actor=actor_name(actor))
-    if not json and not any(counts.values()):
+            counts = erase_person(opened.engine, user, key=key, actor=actor_name(actor), pruned=pruned)
+    if not json and not any(counts.values()) and not pruned:
         say("Nothing is stored under this id, so nothing changes; is it as your clients send it, and the key theirs?")
+        say("Where all their rows were pruned before, --pruned lets the next version be learned anew.")
         return
     _tell(counts, "Would go" if dry_run else "Gone", json=json)
+    if not (dry_run or json):
+        say("The next night learns anew from what is retained.")
 
 
 def _age(given: str | None, set_days: float | None) -> timedelta | None:

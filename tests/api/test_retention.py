@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -222,6 +223,19 @@ def test_erasing_somebody_who_left_nothing_changes_nothing(engine, person):
     after = {table.name: count(engine, table.name) for table in metadata.sorted_tables}
     changed = {name: after[name] - before[name] for name in after if after[name] != before[name]}
     assert changed == {"erasure": 1, "dead_letter": -1, "learner_lease": 1}
+
+
+def test_golden_queries_of_somebody_whose_rows_are_pruned_or_who_corrected_them_are_found(engine):
+    theirs, bobs = store(engine, [event(f"{CANARY} a", user="ann"), event(f"{CANARY} b", user="bob")], days=91)
+    correction = replace(vote(bobs, user="ann"), value="down", correction="billing")
+    store(engine, votes=[correction, replace(vote(theirs, user="ann"), correction="billing")], days=91)
+    with engine.begin() as conn:
+        put_golden(conn, [promoted(conn, item.inference_id, [], by="an operator") for item in (theirs, bobs)])
+        put_golden(conn, [golden("where is my parcel", ["billing"], by="an operator")])
+    prune(engine, before=NOW, text_before=None)
+    assert CANARY in dump(engine)
+    assert erase(engine, "ann", key=KEY, actor="a test") == Counter(golden_queries=2)
+    assert (CANARY in dump(engine), count(engine, "golden_query")) == (False, 1)
 
 
 def test_nobody_is_erased_while_a_night_may_write_what_it_has_read_of_them(engine, person):

@@ -16,7 +16,7 @@ from learner.nightly import run_night
 from learner.present_prices import at_present_prices
 from learner.window import Window
 from router.decide import Router
-from router.fleet import Fleet
+from router.fleet import Fleet, Route
 from router.registry import load, publish
 from tests.learner.world import QUICK, first_published, fleet, log_day, questions
 
@@ -74,12 +74,12 @@ def closeness(version, encoder, question):
 def test_an_example_that_moved_to_another_route_takes_its_questions_along_at_once(encoder):
     first = build_first_version(fleet(), encoder=encoder, settings=NIGHT)
     assert route_of(first, encoder, MOVED) == "delivery"
-    assert route_of(apply_fleet(first, moved(), encoder=encoder), encoder, MOVED) == "billing"
+    assert route_of(apply_fleet(first, moved(), encoder=encoder, settings=NIGHT), encoder, MOVED) == "billing"
 
 
 def test_an_example_that_moved_counts_at_once_after_nights_too_and_what_users_taught_elsewhere_stays(encoder, learned):
     assert route_of(learned, encoder, MOVED) == "delivery"
-    changed = apply_fleet(learned, moved(), encoder=encoder)
+    changed = apply_fleet(learned, moved(), encoder=encoder, settings=NIGHT)
     assert route_of(changed, encoder, MOVED) == "billing"
 
     asked = [question for question, _ in questions(1)]
@@ -92,7 +92,7 @@ def test_an_example_that_moved_counts_at_once_after_nights_too_and_what_users_ta
 
 def test_a_new_example_of_a_route_that_stays_is_a_centroid_of_its_own(encoder, learned):
     grown = with_examples(lambda name, examples: (*examples, ADDED) if name == "repairs" else examples)
-    changed = apply_fleet(learned, grown, encoder=encoder)
+    changed = apply_fleet(learned, grown, encoder=encoder, settings=NIGHT)
     assert route_of(changed, encoder, ADDED) == "repairs"
     assert closeness(changed, encoder, ADDED) == pytest.approx(1, abs=1e-5)
 
@@ -100,25 +100,48 @@ def test_a_new_example_of_a_route_that_stays_is_a_centroid_of_its_own(encoder, l
 def test_an_example_that_was_taken_out_leaves_no_centroid(encoder, learned):
     assert closeness(learned, encoder, MOVED) == pytest.approx(1, abs=1e-5)
     changed = apply_fleet(
-        learned, with_examples(lambda _, examples: tuple(e for e in examples if e != MOVED)), encoder=encoder
+        learned,
+        with_examples(lambda _, examples: tuple(e for e in examples if e != MOVED)),
+        encoder=encoder,
+        settings=NIGHT,
     )
     assert closeness(changed, encoder, MOVED) < 0.999
     assert len(changed.centroids.vectors) == len(learned.centroids.vectors) - 1
 
 
 def test_a_fleet_with_the_same_examples_leaves_every_centroid_as_it_was_learned(encoder, learned):
-    changed = apply_fleet(learned, replace(fleet(), fallback="repairs"), encoder=encoder)
+    changed = apply_fleet(learned, replace(fleet(), fallback="repairs"), encoder=encoder, settings=NIGHT)
     for name in ("vectors", "owners", "mass"):
         np.testing.assert_allclose(getattr(changed.centroids, name), getattr(learned.centroids, name), rtol=1e-5)
 
 
 def test_a_night_on_the_old_votes_does_not_take_the_operators_word_back(engine, encoder, learned):
-    changed = apply_fleet(learned, moved(), encoder=encoder)
+    changed = apply_fleet(learned, moved(), encoder=encoder, settings=NIGHT)
     with engine.begin() as conn:
         publish(conn, changed, actor="a test", reason="fleet changed", parent=learned.number)
     night = run_night(engine, encoder=encoder, settings=NIGHT, actor="a test", force=True)
     with engine.connect() as conn:
         assert route_of(load(conn, night.version), encoder, MOVED) == "billing"
+
+
+@pytest.mark.slow
+def test_a_fleet_that_grew_from_a_fallback_without_examples_splits_and_abstains_like_one_that_was_written_whole(
+    engine, encoder
+):
+    settings = replace(QUICK, splitter_examples=40)
+    bare = build_first_version(
+        Fleet(fallback="billing", routes=(Route(name="billing"),)), encoder=encoder, settings=settings
+    )
+    with engine.begin() as conn:
+        bare = load(conn, publish(conn, bare, actor="a test", reason="a fallback", parent=None).number)
+    grown = apply_fleet(bare, fleet(), encoder=encoder, settings=settings)
+    whole = build_first_version(fleet(), encoder=encoder, settings=settings)
+    assert grown.parameters.abstain_below == whole.parameters.abstain_below
+    assert {name: part.tobytes() for name, part in grown.splitter.items()} == {
+        name: part.tobytes() for name, part in whole.splitter.items()
+    }
+    assert whole.splitter
+    assert route_of(grown, encoder, MOVED) == "delivery"
 
 
 def priced(name: str, **prices: float) -> Fleet:
@@ -131,17 +154,20 @@ def cost_of(version, route):
 
 def test_a_changed_price_counts_at_once_and_what_the_other_routes_were_seen_to_cost_stays(encoder, learned):
     assert cost_of(learned, "billing") == pytest.approx((1e-4,) * 3)  # as it was logged
-    changed = apply_fleet(learned, priced("billing", output_cost_per_token=1e-5), encoder=encoder)
+    changed = apply_fleet(learned, priced("billing", output_cost_per_token=1e-5), encoder=encoder, settings=NIGHT)
     assert cost_of(changed, "billing") == pytest.approx((1.5e-3,) * 3)
     assert cost_of(changed, "repairs") == cost_of(learned, "repairs")
     shorter = apply_fleet(
-        changed, priced("billing", output_cost_per_token=1e-5, max_completion_tokens=20), encoder=encoder
+        changed,
+        priced("billing", output_cost_per_token=1e-5, max_completion_tokens=20),
+        encoder=encoder,
+        settings=NIGHT,
     )
     assert cost_of(shorter, "billing") == pytest.approx((2e-4,) * 3)
 
 
 def test_a_night_hears_what_a_route_costs_at_its_present_price_alone(engine, encoder, learned):
-    changed = apply_fleet(learned, priced("delivery", output_cost_per_token=1e-5), encoder=encoder)
+    changed = apply_fleet(learned, priced("delivery", output_cost_per_token=1e-5), encoder=encoder, settings=NIGHT)
     with engine.begin() as conn:
         number = publish(conn, changed, actor="a test", reason="fleet changed", parent=learned.number).number
         night = replace(WINDOW, units=WINDOW.units.assign(router_version=[1, 1, number, number]))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sqlalchemy import text
 
-from api.pruning import erase
+from api.pruning import erase, prune
 from learner.changed_fleet import apply_fleet
 from learner.conditions import Condition, GateDecision
 from learner.first_version import build_first_version
@@ -100,6 +100,21 @@ def test_what_a_version_may_know_follows_from_when_it_read(engine, encoder):
     twice = apply_fleet(apply_fleet(before, fleet(), encoder=encoder), fleet(), encoder=encoder)
     assert may_know_the_erased(twice, erased_at=erased_at)
     assert starting_point(engine, before, encoder=encoder, settings=NIGHT) is before
+
+
+def test_somebody_whose_rows_are_pruned_already_is_forgotten_by_the_next_night_if_that_is_said(engine, encoder):
+    first = first_published(engine, encoder)
+    log_day(engine, encoder, first)
+    ann_asks(engine, encoder)
+    knows = replace(first, training={"watermark": datetime.now(UTC).isoformat(), "parent": "1"})
+    prune(engine, before=datetime.now(UTC), text_before=None)
+    assert not erase(engine, "ann", key=KEY, actor="a test")  # perhaps a slip of the pen
+    assert starting_point(engine, knows, encoder=encoder, settings=NIGHT) is knows
+    assert not erase(engine, "ann", key=KEY, actor="a test", pruned=True)
+    start = starting_point(engine, knows, encoder=encoder, settings=NIGHT)
+    assert start is not knows
+    fresh = build_first_version(fleet(), encoder=encoder, settings=NIGHT)
+    np.testing.assert_array_equal(start.centroids.vectors, fresh.centroids.vectors)
 
 
 def condition(name, passed):

@@ -1,8 +1,11 @@
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry.feedback import store_feedback
+from telemetry.feedback import read_feedback, store_feedback
 from telemetry.golden import (
     NotGolden,
     UnknownGolden,
@@ -17,6 +20,7 @@ from telemetry.golden import (
 from telemetry.ids import new_id
 from telemetry.inferences import store_inferences
 from telemetry.records import Feedback, Inference, Payload
+from telemetry.retention import prune_rows
 
 
 def test_a_query_is_there_once_and_gets_the_newest_routes(connection):
@@ -82,3 +86,43 @@ def test_a_thumbs_down_becomes_a_golden_query_of_the_route_that_it_named(connect
     assert promoted(connection, asked.inference_id, ["billing"], by="ann").routes == ("billing",)
     with pytest.raises(NotGolden, match="no such inference"):
         promoted(connection, new_id(), ["billing"], by="ann")
+
+
+def judged(connection, **more):
+    asked = Inference(inference_id=new_id(), source="route", payload=Payload(query="where is my parcel"))
+    store_inferences(connection, [asked])
+    target = {"target_kind": "inference_id", "target_value": str(asked.inference_id)}
+    vote = Feedback(feedback_id=new_id(), value="down", correction="delivery", payload_sha256=b"1", **target, **more)
+    store_feedback(connection, [vote])
+    return asked, vote
+
+
+@pytest.mark.parametrize(
+    "change", [{"op": "withdraw", "value": None}, {"op": "revise", "value": "up"}, {"op": "revise", "correction": "a"}]
+)
+def test_a_golden_query_of_a_correction_holds_as_long_as_the_correction(connection, change):
+    asked, vote = judged(connection)
+    put_golden(connection, [promoted(connection, asked.inference_id, [], by="ann")])
+    assert [item.feedback_id for item in list_golden(connection)] == [vote.feedback_id]
+    store_feedback(connection, [replace(vote, **{"correction": None, **change}, payload_sha256=b"2")])
+    assert list_golden(connection) == []
+    store_feedback(connection, [replace(vote, op="revise", payload_sha256=b"3")])  # said again
+    assert len(list_golden(connection)) == 1
+    put_golden(connection, [promoted(connection, asked.inference_id, ["delivery"], by="ann")])  # now Ann says so
+    store_feedback(connection, [replace(vote, op="withdraw", value=None, correction=None, payload_sha256=b"4")])
+    assert [item.feedback_id for item in list_golden(connection)] == [None]
+
+
+def test_a_correction_that_was_withdrawn_says_no_more_where_a_question_belongs(connection):
+    asked, vote = judged(connection)
+    store_feedback(connection, [replace(vote, op="withdraw", value=None, correction=None, payload_sha256=b"2")])
+    with pytest.raises(NotGolden, match="name the route"):
+        promoted(connection, asked.inference_id, [], by="ann")
+
+
+def test_a_golden_query_outlives_its_correction_in_the_log(connection):
+    asked, vote = judged(connection)
+    put_golden(connection, [promoted(connection, asked.inference_id, [], by="ann")])
+    prune_rows(connection, before=datetime.now(UTC) + timedelta(days=1), batch=10)
+    assert read_feedback(connection, vote.feedback_id) == []
+    assert len(list_golden(connection)) == 1
