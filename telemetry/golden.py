@@ -88,8 +88,8 @@ def _whole(value: str) -> bool:
 def put_golden(conn: Connection, queries: Sequence[GoldenQuery]) -> None:
     """Add golden queries; one that is there already gets the new routes. The caller commits.
 
-    Whose words they are stays as it was: an operator's, or those of who asked and may want to be erased, when the log is
-    pruned too.
+    Whose words they are stays as it was: an operator's, or those of who asked and may want to be erased, be it when the
+    log is pruned.
     """
     for item in queries:
         conn.execute(_PUT, {**asdict(item), "routes": list(item.routes)})

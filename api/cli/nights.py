@@ -54,8 +54,7 @@ def learn(
                 force=force,
                 run_id=UUID(run_id) if run_id else None,
             )
-        if report is not None and "parent" in result.report:
-            _write(opened, result.run_id, result.report, report)
+        written = report is not None and "parent" in result.report and _write(opened, result, report)
     if json:
         print_json(
             {
@@ -69,8 +68,10 @@ def learn(
     else:
         say(result.report["sentence"])
         say(f"Version {result.version} serves. Night {result.run_id}.")
-        if report is not None:
-            say(f"Report: {report}" if "parent" in result.report else "There is no report: nothing was learned.")
+        if written:
+            say(f"Report: {report}")
+        elif report is not None and "parent" not in result.report:
+            say("There is no report: nothing was learned.")
     raise typer.Exit(EXIT_CODES[result.verdict])
 
 
@@ -135,17 +136,24 @@ def _try_to_write(path: Path) -> None:
         raise
 
 
-def _write(opened: Any, run_id: UUID, report: dict[str, Any], path: Path) -> None:
+def _write(opened: Any, result: Any, path: Path) -> bool:
+    """Write the page and tell whether that went well: the night is over, so a full disk must not make it a failure."""
     from learner.pictures import draw_pictures
     from learner.report import write_markdown
     from router.registry import load
     from telemetry.learner_runs import read_run
 
-    with opened.engine.connect() as conn:
-        run = read_run(conn, run_id)
-        before = load(conn, report["parent"])
-        after = load(conn, run["candidate"]) if run and run["candidate"] else before
-    write_markdown(report, path, pictures=draw_pictures(report, before, after, path))
+    try:
+        with opened.engine.connect() as conn:
+            run = read_run(conn, result.run_id)
+            before = load(conn, result.report["parent"])
+            after = load(conn, run["candidate"]) if run and run["candidate"] else before
+        write_markdown(result.report, path, pictures=draw_pictures(result.report, before, after, path))
+    except Exception as error:  # noqa: BLE001 - here a night ends
+        why = str(error).partition("\n")[0] or type(error).__name__
+        say(f"trimtab: the night is done, but its report could not be written: {why}", err=True)
+        return False
+    return True
 
 
 class _Bars:

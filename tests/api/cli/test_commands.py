@@ -192,6 +192,17 @@ def test_a_night_without_anything_new_ends_with_code_4(run, read):
     assert "Nothing came in since the last night." in out
 
 
+def test_a_night_whose_report_cannot_be_written_ends_as_it_ended(run, read, tmp_path):
+    (tmp_path / "night-centroids.png").mkdir()  # the page's folder is there, so nothing is wrong before the night
+    night = run("learn", "--force", "--report", str(tmp_path / "night.md"))
+    newest = read("runs")[0]
+    assert (newest["status"], night[0]) == ("finished", {"published": 0, "held": 3}[newest["verdict"]])
+    assert "Report:" not in night[1]
+    assert night[2].startswith("trimtab: the night is done, but its report could not be written: ")
+    assert night[2].count("\n") == 1
+    assert read("learn", "--force", "--report", str(tmp_path / "night.md"))["verdict"] == newest["verdict"]
+
+
 def test_a_fleet_is_checked_and_its_first_mistake_told_with_line_and_key(run, read, tmp_path, fleet_file):
     assert read("fleet", "check", str(fleet_file))["routes"] == ["billing", "delivery", "account", "general"]
     wrong = tmp_path / "wrong.yaml"
