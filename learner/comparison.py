@@ -181,9 +181,7 @@ def _said(evidence: Evidence, estimates: Estimates, *, settings: LearnerSettings
         reask_wrong=estimates.reask_when_wrong,
         reliability=np.array([estimates.reliability.get(user, 1.0) for user in votes.users], dtype=np.float64),
     )
-    weight = capped_weights(
-        votes, nearest=votes.question, night=np.zeros_like(votes.question), cap=settings.votes_per_user
-    )
+    weight = capped_weights(votes, nearest=votes.question, night=np.zeros_like(votes.question), settings=settings)
     shape = (len(evidence.first_unit), len(estimates.routes))
     return log_likelihood(evidence, weight, rates, settings=settings, shape=shape).astype(np.float64)
 

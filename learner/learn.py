@@ -259,9 +259,7 @@ def _believe(material: Material, evidence: Evidence, *, settings: LearnerSetting
     seeded = seed_posterior(seeds, material.X, sharpness=settings.seed_sharpness)
     example = _example_evidence(seeds, routes=R, settings=settings)
     place = draws[0].fine.ids[votes.question, 0]
-    weight = capped_weights(
-        votes, nearest=place, night=_nights(material.window)[votes.row], cap=settings.votes_per_user
-    )
+    weight = capped_weights(votes, nearest=place, night=_nights(material.window)[votes.row], settings=settings)
     rates = prior_rates(settings, routes=R, users=len(votes.users))
     rates = estimate_rates(evidence, seeded, weight, settings=settings, reliability=rates.reliability)
     owned = tuple(first_owned(draw, seeded, settings=settings) for draw in draws)

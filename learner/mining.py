@@ -1,6 +1,6 @@
 """Mine failures: every kind with evidence that a person can read, and a label where the evidence suggests one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from telemetry.failure_kinds import FailureKind
 
 _LIKED_FOLLOW_UP, _CORRECTION = 0.80, 0.95
 _SPIKE = 6.0
+_NEXT = 30
+_MARKS = " ?.!,"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,35 +193,43 @@ def _missed_splits(night: _Night, *, minutes: float) -> list[MinedFailure]:
     found = []
     wholes = night.units[(night.units["segment_count"] == 1) & night.units["session_id"].notna()]
     complained = wholes.loc[wholes["at"].isin(down), "session_id"]
-    sessions: dict[str, list[Any]] = {}
-    for row in wholes[wholes["session_id"].isin(complained)].itertuples():
-        sessions.setdefault(str(row.session_id), []).append(row)
-    for rows in sessions.values():
-        for i, row in enumerate(rows):
-            if row.at not in down or not isinstance(row.text, str):
-                continue
-            for then in rows[i + 1 :]:
-                start = part_of(row.text, then.text)
-                soon = (then.occurred_at - row.occurred_at).total_seconds() <= minutes * 60
-                if start is not None and soon and then.at in liked and then.route != row.route:
-                    evidence = {
-                        "route": row.route,
-                        "part_asked_as": then.inference_id,
-                        "then_route": then.route,
-                        "part_start": start,
-                        "part_end": start + len(str(then.text).strip(" ?.!,")),
-                    }
-                    found.append(_failure(row, "missed_split", evidence, to=str(then.route), weight=0.8))
+    for row, then, start in asked_in_part(wholes[wholes["session_id"].isin(complained)], minutes=minutes):
+        if row.at in down and then.at in liked and then.route != row.route:
+            evidence = {
+                "route": row.route,
+                "part_asked_as": then.inference_id,
+                "then_route": then.route,
+                "part_start": start,
+                "part_end": start + len(then.text.strip(_MARKS)),
+            }
+            found.append(_failure(row, "missed_split", evidence, to=str(then.route), weight=0.8))
     return found
 
 
-def part_of(whole: str, part: object) -> int | None:
-    """Where ``part`` starts in ``whole``, None if it is not a proper part of its words."""
-    if not isinstance(part, str):
-        return None
-    words = lowered(part.strip(" ?.!,"))
-    start = lowered(whole).find(words)
-    return start if start >= 0 and 0 < len(words) < 0.9 * len(whole.strip(" ?.!,")) else None
+def asked_in_part(units: pd.DataFrame, *, minutes: float) -> Iterator[tuple[Any, Any, int]]:
+    """Pairs of a unit and a later one of its session that asks a part of its words, with where that starts.
+
+    Within so many minutes, and among the next ones of the session: one session that is shared by all users must not
+    make every question be compared with every other.
+    """
+    sessions: dict[str, list[tuple[Any, str]]] = {}
+    for row in units[units["text"].notna()].itertuples():
+        sessions.setdefault(str(row.session_id), []).append((row, lowered(str(row.text))))
+    for session in sessions.values():
+        for i, (row, whole) in enumerate(session):
+            for then, part in session[i + 1 : i + 1 + _NEXT]:
+                if (then.occurred_at - row.occurred_at).total_seconds() > minutes * 60:
+                    break
+                start = _part_of(whole, part)
+                if start is not None:
+                    yield row, then, start
+
+
+def _part_of(whole: str, part: str) -> int | None:
+    """Where ``part`` starts in ``whole``, None if it is not a proper part of its words; both in lower case."""
+    words = part.strip(_MARKS)
+    start = whole.find(words)
+    return start if start >= 0 and 0 < len(words) < 0.9 * len(whole.strip(_MARKS)) else None
 
 
 def lowered(text: str) -> str:

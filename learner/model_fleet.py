@@ -134,7 +134,7 @@ def _opinions(
     place = nearest(X, fine, count=1)[1][:, 0] if len(X) else np.zeros(0, np.int64)
     age = (window.watermark - window.votes["received_at"]).dt.total_seconds().to_numpy()[votes.row]
     weight = capped_weights(
-        votes, nearest=place[votes.question], night=(age // 86400).astype(np.int64), cap=settings.votes_per_user
+        votes, nearest=place[votes.question], night=(age // 86400).astype(np.int64), settings=settings
     )
     named = np.flatnonzero((votes.correction >= 0) & (votes.correction != votes.route))
     return Opinions(

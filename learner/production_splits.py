@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from learner.concatenate import SplitExample
-from learner.mining import MinedFailure, lowered, part_of
+from learner.mining import MinedFailure, asked_in_part, lowered
 from learner.window import Window
 from router.fleet import Fleet
 
@@ -90,18 +90,13 @@ def doubted_queries(window: Window, *, minutes: float) -> set[str]:
 def _asked_in_part(window: Window, *, minutes: float) -> list[MinedSplit]:
     """Unsplit queries of which a part was asked again soon after in the same session, judged or not."""
     units = window.units
-    asked = units[units["session_id"].notna() & units["text"].notna() & (units["segment_count"] == 1)]
-    found = []
-    for _, session in asked[asked["session_id"].duplicated(keep=False)].groupby("session_id", sort=False):
-        rows = list(session.itertuples())
-        for i, row in enumerate(rows):
-            for then in rows[i + 1 :]:
-                start = part_of(row.text, then.text)
-                if start is not None and (then.occurred_at - row.occurred_at).total_seconds() <= minutes * 60:
-                    part = start, start + len(then.text.strip(" ?.!,"))
-                    found.append(MinedSplit(example=SplitExample(text=row.text, starts=()), by=_person(row), part=part))
-                    break
-    return found
+    asked = units[units["session_id"].notna() & (units["segment_count"] == 1)]
+    first: dict[Any, MinedSplit] = {}
+    for row, then, start in asked_in_part(asked, minutes=minutes):
+        part = start, start + len(then.text.strip(" ?.!,"))
+        example = SplitExample(text=row.text, starts=())
+        first.setdefault(row.Index, MinedSplit(example=example, by=_person(row), part=part))
+    return list(first.values())
 
 
 def _mined(window: Window, failures: Sequence[MinedFailure]) -> list[MinedSplit]:

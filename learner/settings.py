@@ -54,6 +54,10 @@ class LearnerSettings:
 
     # Whom to believe
     votes_per_user: float = _setting(3.0, "a user's votes count fully up to this number; more share it")
+    unsigned_share: float = _setting(0.1, "where people sign their votes: what unsigned ones weigh to all signed ones")
+    signing_users: int = _setting(
+        20, "different people that sign their votes by one key until unsigned ones are limited"
+    )
     follow_up_minutes: float = _setting(30.0, "a question asked again in the same session within this time is a re-ask")
     orphan_days: float = _setting(1.0, "days that feedback waits for its inference before it is listed as orphaned")
     reask_similarity: float = _setting(0.92, "cosine from which two questions of a session are the same question")

@@ -9,6 +9,7 @@ import pandas as pd
 from learner.centroid_shift import nearest
 from learner.evidence import Evidence
 from learner.settings import LearnerSettings
+from learner.voters import askers
 from learner.window import Window
 from router.decide import Router, decide_many
 from router.version import Array, Centroids, RouterVersion
@@ -108,8 +109,8 @@ def _witnesses(
 
     An up for the new owner, a down or a re-ask for the old one, and going away content from the new one all count.
     """
-    votes, units = evidence.votes, window.units
-    asker = units["end_user"].where(units["end_user"].notna(), units["session_id"]).astype(str).to_numpy()
+    votes = evidence.votes
+    asker = askers(window.units).to_numpy()
     submitter = np.array(votes.users, dtype=object)[votes.user] if len(votes.user) else np.zeros(0, object)
     user, known = pd.factorize(np.concatenate([submitter, asker[evidence.reask_unit]]), sort=True)
     question = np.concatenate([votes.question, evidence.reask_question])

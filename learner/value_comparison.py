@@ -145,9 +145,7 @@ def _error(value: Floats, weight: Floats, session: Ints) -> float:
 def _votes(window: Window, evidence: Evidence, *, settings: LearnerSettings) -> tuple[Floats, Floats]:
     """Weight of the votes on each unit, users capped, and the share of thumbs-up among them, (n,) each."""
     votes, n = evidence.votes, len(window.units)
-    capped = capped_weights(
-        votes, nearest=votes.question, night=np.zeros_like(votes.question), cap=settings.votes_per_user
-    )
+    capped = capped_weights(votes, nearest=votes.question, night=np.zeros_like(votes.question), settings=settings)
     weight = np.bincount(votes.unit, weights=capped, minlength=n)
     ups = np.bincount(votes.unit, weights=capped * votes.up, minlength=n)
     return np.asarray(weight, dtype=np.float64), np.asarray(ups / np.maximum(weight, 1e-9))

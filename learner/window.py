@@ -38,7 +38,7 @@ order by occurred_at, inference_id, segment_index
 """)
 _VOTES = text("""
 select distinct on (feedback_id) feedback_id::text, revision, op, inference_id::text, segment_index, value, correction,
-       submitter, annotator_kind, occurred_at, received_at
+       submitter, principal, annotator_kind, occurred_at, received_at
 from feedback
 where inference_id is not null and received_at <= :watermark
 order by feedback_id, revision desc
@@ -63,13 +63,14 @@ class Window:
     """One night's material: everything retained up to the watermark.
 
     ``units`` has one row per routed unit, that is per segment of an inference (an unsplit inference is one unit),
-    ordered by ``occurred_at``: inference_id (str), segment_index, segment_count, text (of the segment), query (whole),
-    start_offset, end_offset, session_id, end_user, occurred_at, received_at, router_version, route, cause, policy,
-    score, margin, propensity, explored, model, input_tokens, output_tokens, cost (US dollars),
-    duration_ms, finish_reason, error_type. ``embeddings`` is (len(units), D), unit rows, in the same order.
+    ordered by ``occurred_at``, which is never before the window nor after it: inference_id (str), segment_index,
+    segment_count, text (of the segment), query (whole), start_offset, end_offset, session_id, end_user, occurred_at,
+    received_at, router_version, route, cause, policy, score, margin, propensity, explored, model, input_tokens,
+    output_tokens, cost (US dollars), duration_ms, finish_reason, error_type. ``embeddings`` is (len(units), D), unit
+    rows, in the same order.
     ``votes`` has the latest revision of each feedback that is not withdrawn: feedback_id (str), revision,
     inference_id (str), segment_index (or missing: the whole), value ("up", "down"), correction (a route or missing),
-    submitter, annotator_kind, occurred_at, received_at.
+    submitter, principal (whose key brought it), annotator_kind, occurred_at, received_at.
     """
 
     units: pd.DataFrame
@@ -97,12 +98,23 @@ def read_window(conn: Connection, *, encoder: Embedder, days: float, until: date
     start = end - timedelta(days=days)
     bounds = {"encoder": encoder.fingerprint, "start": start, "watermark": end}
     units = _frame(conn, _UNITS, bounds)
-    blobs = units.pop("embedding")
-    embeddings = np.frombuffer(b"".join(blobs), dtype="<f2").reshape(len(units), encoder.dimension).astype(np.float32)
-    embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    units, embeddings = _with_embeddings(units, dimension=encoder.dimension)
+    # A client's clock that is years off must not make a window of thousands of days.
+    units["occurred_at"] = units["occurred_at"].clip(lower=start, upper=end)
     votes = _frame(conn, _VOTES, {"watermark": end})
     votes = votes[(votes.pop("op") != "withdraw") & votes["inference_id"].isin(units["inference_id"])]
     return Window(units=units, embeddings=embeddings, votes=votes.reset_index(drop=True), start=start, watermark=end)
+
+
+def _with_embeddings(units: pd.DataFrame, *, dimension: int) -> tuple[pd.DataFrame, npt.NDArray[np.float32]]:
+    """The units and their embeddings, unit rows; what is no ``dimension`` finite numbers is damaged and left out."""
+    blobs = units.pop("embedding")
+    units = units[(blobs.str.len() == 2 * dimension).to_numpy(dtype=bool)]
+    values = np.frombuffer(b"".join(blobs[units.index]), dtype="<f2").reshape(len(units), dimension).astype(np.float32)
+    finite = np.isfinite(values).all(axis=1)
+    values = values[finite]
+    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+    return units[finite].reset_index(drop=True), values
 
 
 def _frame(conn: Connection, statement: Any, bounds: dict[str, object]) -> pd.DataFrame:

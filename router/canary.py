@@ -1,7 +1,8 @@
 """What the sessions of two versions show so far: votes, questions asked again, errors, slow and dear answers."""
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,13 @@ select count(distinct coalesce(session_id, inference_id::text)) filter (where ro
 # Only what both versions decided counts, and nothing that was explored: there it is chance that sends a question away.
 _VOTES = text(f"""
 with latest as (
-    select distinct on (feedback_id) feedback_id, inference_id, op, value, submitter,
+    select distinct on (feedback_id) feedback_id, inference_id, op, value, submitter, principal,
            min(received_at) over (partition by feedback_id) as first_at
     from feedback where inference_id is not null and received_at >= :began order by feedback_id, revision desc
 )
 select i.router_version = :newer as canary, not i.shadow_agrees as apart, i.route, i.shadow_route,
-       coalesce(i.session_id, i.inference_id::text) as session, l.value = 'up' as good, l.submitter
+       coalesce(i.session_id, i.inference_id::text) as session, l.value = 'up' as good, l.submitter, l.principal,
+       coalesce(l.submitter, i.end_user) as person
 from (select i.* {_SEEN}) i join latest l using (inference_id)
 where l.op <> 'withdraw' and i.shadow_version in (:newer, :older) and not i.explored
 order by l.first_at, l.feedback_id limit {_MOST_ROWS}
@@ -66,6 +68,8 @@ where router_version = :older and received_at < :began and received_at >= :began
 """)
 _FEWEST_USUAL = 50
 _REASK_COSINE = 0.92
+# As the learner's: from so many people that sign on, unsigned votes are limited to so much of the signed ones.
+_SIGNING_USERS, _UNSIGNED_SHARE = 20, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,20 +120,51 @@ def watch_trial(conn: Connection, plan: Plan, settings: RolloutSettings, *, rout
 
 
 def _heard(rows: Sequence[Row[Any]], *, most: int) -> Judged:
-    """The first vote of each session, on a question apart if it has one; of one user not more than ``most``."""
-    votes: dict[str, int] = {}
+    """The first vote of each session, on a question apart if it has one; of whom it is heard says ``_Hearing``."""
+    hearing = _Hearing(most=most)
     kept: dict[str, Row[Any]] = {}
     for row in rows:
+        hearing.note(row)
         if row.session in kept and (kept[row.session].apart or not row.apart):
             continue
-        if row.submitter is not None and row.session not in kept:
-            votes[row.submitter] = votes.get(row.submitter, 0) + 1
-            if votes[row.submitter] > most:
-                continue
+        if row.session not in kept and not hearing.hears(row):
+            continue
         kept.pop(row.session, None)  # it counts from when the question apart was judged
         kept[row.session] = row
-    heard = list(kept.values())
-    return _judged(heard, good=[float(row.good) for row in heard], apart=[row.apart for row in heard])
+    judged = list(kept.values())
+    return _judged(judged, good=[float(row.good) for row in judged], apart=[row.apart for row in judged])
+
+
+@dataclass(slots=True, kw_only=True)
+class _Hearing:
+    """Whose votes are heard, whatever they say: of one person not more than ``most``.
+
+    A vote without a submitter is whoever asked's. Where many people sign the votes that one key brings, one of those
+    that nobody signed is heard for every ten signed ones.
+    """
+
+    most: int
+    votes: Counter[str] = field(default_factory=Counter)
+    heard: Counter[tuple[str | None, bool]] = field(default_factory=Counter)
+    signing: defaultdict[str | None, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def note(self, row: Row[Any]) -> None:
+        """Remember who signs."""
+        if row.submitter is not None:
+            self.signing[row.principal].add(row.submitter)
+
+    def hears(self, row: Row[Any]) -> bool:
+        """Tell whether the vote is heard, and count it."""
+        key, signed = row.principal, row.submitter is not None
+        allowed = _UNSIGNED_SHARE * self.heard[key, True]
+        if not signed and len(self.signing[key]) >= _SIGNING_USERS and self.heard[key, False] >= allowed:
+            return False
+        if row.person is not None:
+            self.votes[row.person] += 1
+            if self.votes[row.person] > self.most:
+                return False
+        self.heard[key, signed] += 1
+        return True
 
 
 def _asked_again(rows: Sequence[Row[Any]]) -> Judged:

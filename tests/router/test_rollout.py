@@ -186,6 +186,29 @@ def test_one_user_cannot_bring_a_version_down(connection):
     assert look(connection, RolloutSettings()).step == "waits"
 
 
+@pytest.mark.parametrize(("signers", "step"), [(30, "waits"), (0, "took_back")])
+def test_votes_that_nobody_signed_bring_a_version_down_only_where_nobody_signs(connection, signers, step):
+    older, newer = on_trial(connection)
+    for i in range(60):
+        for version, other in ((older, newer), (newer, older)):
+            if signers:
+                item = answered(version, other, apart=True)
+                store_inferences(connection, [item])
+                judge(connection, item, up=True, by=f"user {version} {i % signers}")
+    sessions(connection, older, newer, 60, seed=3, new_good=0.0, old_good=1.0)
+    assert look(connection, RolloutSettings(stage_minutes=5)).step == step
+
+
+def test_votes_that_a_person_did_not_sign_share_the_cap_of_those_that_they_did(connection):
+    older, newer = on_trial(connection)
+    for i in range(60):
+        for version, other in ((older, newer), (newer, older)):
+            item = replace(answered(version, other, apart=True), end_user="ann")
+            store_inferences(connection, [item])
+            judge(connection, item, up=version == older, by="ann" if i % 2 else None)
+    assert look(connection, RolloutSettings(stage_minutes=5)).step == "waits"
+
+
 def test_votes_on_what_both_versions_do_alike_say_nothing(connection):
     older, newer = on_trial(connection)
     for _ in range(40):
