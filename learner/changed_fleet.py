@@ -31,11 +31,10 @@ def apply_fleet(
     first = first_parameters(fleet, seeds, settings=settings)
     old = {name: i for i, name in enumerate(version.parameters.routes)}
     columns = [old.get(name, -1) for name in fleet.names]
-    learned_until = version.training.get("watermark", version.training.get("learned_until", ""))
     parameters = replace(
         version.parameters,
         routes=fleet.names,
-        abstain_below=version.parameters.abstain_below if learned_until else first.abstain_below,
+        abstain_below=version.parameters.abstain_below if version.learned_until else first.abstain_below,
         success=_carried(version.parameters.success, first.success, fleet.names, old),
         cost=_carried(version.parameters.cost, first.cost, fleet.names, _equally_priced(version.fleet, fleet, old)),
         latency_ms=_carried(version.parameters.latency_ms, first.latency_ms, fleet.names, old),
@@ -55,7 +54,7 @@ def apply_fleet(
         training={
             "made_from": "fleet",
             "learned_by": str(version.number),
-            "learned_until": learned_until,
+            "learned_until": version.learned_until.isoformat() if version.learned_until else "",
         },
     )
     if not fleet.of_models:

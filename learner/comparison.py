@@ -83,13 +83,13 @@ def compare_on_log(
         settings: half-life, floors.
     """
     first, fold = evidence.first_unit, folds.of_unit
-    before = _choices(incumbent, window).route
+    before = choices_on_log(incumbent, window).route
     after = np.zeros(len(before), np.int64)
     shape = (len(before), len(incumbent.parameters.routes))
     belief, proposed = np.zeros(shape), np.zeros(shape)
     for k, found in folds.learned.items():
         rows = fold == k
-        choices = _choices(candidate if isinstance(candidate, RouterVersion) else candidate[k], window, rows)
+        choices = choices_on_log(candidate if isinstance(candidate, RouterVersion) else candidate[k], window, rows)
         after[rows], proposed[rows] = choices.route, choices.probabilities
         belief[rows] = found.estimates.posteriors[rows]
     least = min(_LEAST_BELIEF, 0.1 / shape[1])
@@ -186,10 +186,13 @@ def _said(evidence: Evidence, estimates: Estimates, *, settings: LearnerSettings
     return log_likelihood(evidence, weight, rates, settings=settings, shape=shape).astype(np.float64)
 
 
-def _choices(version: RouterVersion, window: Window, rows: npt.NDArray[np.bool_] | slice = _ALL) -> Choices:
-    texts = window.units["text"][rows]
-    named = None if texts.isna().any() else texts.tolist()
-    return decide_many(Router(version), window.embeddings[rows], texts=named, explore=False)
+def choices_on_log(version: RouterVersion, window: Window, rows: npt.NDArray[np.bool_] | slice = _ALL) -> Choices:
+    """What ``version`` does with the window's units in ``rows``, without exploring.
+
+    Where no text is kept no keyword can be found: that holds of this unit and not of those that have one.
+    """
+    texts = window.units["text"][rows].fillna("").tolist()
+    return decide_many(Router(version), window.embeddings[rows], texts=texts, explore=False)
 
 
 def recency(window: Window, settings: LearnerSettings) -> Floats:

@@ -59,6 +59,22 @@ def prior_rates(settings: LearnerSettings, *, routes: int, users: int) -> Rates:
     )
 
 
+def prior_estimates(settings: LearnerSettings, *, routes: tuple[str, ...]) -> Estimates:
+    """What a night believes that nobody asked anything and that knows no example: what is believed before any vote."""
+    R = len(routes)
+    return Estimates(
+        routes=routes,
+        success=(settings.prior_success,) * R,
+        wrong_route_success=settings.prior_wrong_route_success,
+        reask_when_right=(settings.prior_reask_right,) * R,
+        reask_when_wrong=settings.prior_reask_wrong,
+        own_down_share=(0.0,) * R,
+        votes=(0,) * R,
+        thumbs_down=(0,) * R,
+        posteriors=np.zeros((0, R), np.float32),
+    )
+
+
 def estimate_rates(
     evidence: Evidence, truth: Array, weight: Floats, *, settings: LearnerSettings, reliability: Floats
 ) -> Rates:

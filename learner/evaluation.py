@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from learner.comparison import Comparison, Difference, difference
+from learner.comparison import Comparison, Difference, choices_on_log, difference
 from learner.conditions import Condition
 from learner.estimators import Floats
 from learner.settings import LearnerSettings
@@ -63,11 +63,8 @@ def evaluate(
     settings: LearnerSettings,
 ) -> Evaluation:
     """Gather what the gate looks at. ``examples`` are the operator's: embeddings (S, D) and routes (S,)."""
-    texts = window.units["text"]
-    named = None if texts.isna().any() else texts.tolist()
-    old = decide_many(Router(incumbent), window.embeddings, texts=named, explore=False).route
-    new = decide_many(Router(candidate), window.embeddings, texts=named, explore=False).route
-    lengths = texts.fillna("").str.len().to_numpy()
+    old, new = (choices_on_log(version, window).route for version in (incumbent, candidate))
+    lengths = window.units["text"].fillna("").str.len().to_numpy()
     cost, cost_before = _means(candidate, candidate.parameters.cost, new, old, lengths)
     latency, latency_before = _means(candidate, candidate.parameters.latency_ms, new, old, lengths)
     return Evaluation(

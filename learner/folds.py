@@ -24,8 +24,7 @@ class Folds:
 
 def learn_by_folds(material: Material, incumbent: RouterVersion, *, settings: LearnerSettings) -> Folds:
     """Learn once without what was said of each fold of what came after the incumbent learned."""
-    since = incumbent.training.get("watermark")
-    fold = session_folds(material.window, folds=settings.folds, since=datetime.fromisoformat(since) if since else None)
+    fold = session_folds(material.window, folds=settings.folds, since=incumbent.learned_until)
     learned = {
         int(k): learn_centroids(material, incumbent, settings=settings, unheard=fold == k)
         for k in np.unique(fold[fold >= 0])

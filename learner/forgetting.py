@@ -23,10 +23,8 @@ def may_know_the_erased(version: RouterVersion, *, erased_at: datetime | None) -
     """
     if erased_at is None:
         return False
-    read = version.training.get("watermark") or version.training.get("learned_until")
-    if not read:
-        return "learned_by" in version.training
-    return datetime.fromisoformat(read) <= erased_at
+    read = version.learned_until
+    return "learned_by" in version.training if read is None else read <= erased_at
 
 
 def starting_point(

@@ -10,7 +10,15 @@ import numpy.typing as npt
 
 from learner.abstention import abstention_threshold
 from learner.centroid_shift import distinct, nearest, shift_centroids
-from learner.estimates import Estimates, Rates, estimate_rates, log_likelihood, prior_rates, user_reliability
+from learner.estimates import (
+    Estimates,
+    Rates,
+    estimate_rates,
+    log_likelihood,
+    prior_estimates,
+    prior_rates,
+    user_reliability,
+)
 from learner.evidence import Evidence, capped_weights, gather_evidence
 from learner.first_version import seed_centroids
 from learner.follow_ups import find_follow_ups
@@ -100,18 +108,19 @@ def prepare(
     seeds = embed_seeds(incumbent.fleet, encoder=encoder)
     X = np.concatenate([window.embeddings[evidence.first_unit], seeds.X]).astype(np.float32)
     days, of_models = _days(window, evidence, examples=len(seeds.X)), incumbent.fleet.of_models
+    domains, models = len(X) > 0 and not of_models, len(X) > 0 and of_models
     return Material(
         window=window,
         question=follow_ups.question,
         evidence=evidence,
         seeds=seeds,
         X=X,
-        draws=() if of_models else draw_clusters(X, days, routes=len(seeds.means), settings=settings, seed=seed),
+        draws=draw_clusters(X, days, routes=len(seeds.means), settings=settings, seed=seed) if domains else (),
         seed=seed,
         places=find_places(
             X, incumbent.centroids.vectors, routes=len(incumbent.fleet.routes), settings=settings, seed=seed
         )
-        if of_models
+        if models
         else (),
     )
 
@@ -133,6 +142,9 @@ def learn_centroids(
     """
     routes, X, seeds = incumbent.parameters.routes, material.X, material.seeds
     evidence = material.evidence if unheard is None else material.evidence.without(unheard)
+    if len(X) == 0:
+        estimates = prior_estimates(settings, routes=routes)
+        return LearnedCentroids(version=incumbent, estimates=estimates, evidence=evidence, sample=X)
     if incumbent.fleet.of_models:
         return _learn_models(material, evidence, incumbent, settings=settings)
     belief = _believe(material, evidence, settings=settings)

@@ -22,6 +22,7 @@ def draw_pictures(
     import matplotlib as mpl
 
     mpl.use("Agg")
+    mpl.rcParams["text.parse_math"] = False  # a route may be named "$x$"
     page.parent.mkdir(parents=True, exist_ok=True)
     made = []
     tall = max(_HEIGHT, _ROUTE_HEIGHT * len(report["routes"]))
@@ -73,7 +74,7 @@ def _centroids(ax: Any, before: RouterVersion, after: RouterVersion) -> None:
     for route in range(len(routes)):
         rows = now == route
         named = rows.any() and (mass > mass[route]).sum() < _MOST_NAMED
-        label = routes[route] if named else None
+        label = f" {routes[route]}" if named else None  # one that begins with _ would be left out
         ax.scatter(b[rows, 0], b[rows, 1], s=size[rows], color=colours[route], alpha=0.8, label=label, linewidths=0)
     ax.set_xlabel("first principal direction (crosses: before; dots: after; lines: the same centroid)")
     ax.set_ylabel("second principal direction")

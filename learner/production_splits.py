@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pandas as pd
+
 from learner.concatenate import SplitExample
 from learner.mining import MinedFailure, asked_in_part, lowered
 from learner.window import Window
@@ -100,10 +102,14 @@ def _asked_in_part(window: Window, *, minutes: float) -> list[MinedSplit]:
 
 
 def _mined(window: Window, failures: Sequence[MinedFailure]) -> list[MinedSplit]:
-    first = {str(row.inference_id): row for row in reversed(list(window.units.itertuples()))}
+    kinds = ("missed_split", "unneeded_split")
+    wanted = {failure.inference_id for failure in failures if failure.kind in kinds}
+    segments: defaultdict[str, list[Any]] = defaultdict(list)
+    for unit in window.units[window.units["inference_id"].isin(wanted)].itertuples():
+        segments[str(unit.inference_id)].append(unit)
     found = []
     for failure in failures:
-        row = first.get(failure.inference_id)
+        row = next(iter(segments.get(failure.inference_id, ())), None)
         if row is None or not isinstance(row.query, str):
             continue
         if failure.kind == "missed_split":
@@ -111,7 +117,7 @@ def _mined(window: Window, failures: Sequence[MinedFailure]) -> list[MinedSplit]
             example = SplitExample(text=row.query, starts=(part[0],) if part[0] else (), weight=_MINED_WEIGHT)
             found.append(MinedSplit(example=example, by=_person(row), part=part))
         elif failure.kind == "unneeded_split":
-            starts = _needed_starts(window, failure)
+            starts = _needed_starts(segments[failure.inference_id], failure)
             if starts is None:
                 continue
             weight = _MINED_WEIGHT * failure.weight
@@ -125,18 +131,17 @@ def _person(row: Any) -> str:
     return str(row.end_user or row.session_id or row.inference_id)
 
 
-def _needed_starts(window: Window, failure: MinedFailure) -> tuple[int, ...] | None:
+def _needed_starts(segments: Sequence[Any], failure: MinedFailure) -> tuple[int, ...] | None:
     """Where the segments start that nobody disliked; none where all belong to one route; None where it is not known."""
     if failure.evidence["all_belong_to"]:
         return ()
-    units = window.units[window.units["inference_id"] == failure.inference_id]
-    if units["start_offset"].isna().any():
+    if any(pd.isna(segment.start_offset) for segment in segments):
         return None  # a gateway that splits by itself need not tell where
     disliked = {int(str(index)) for index in _listed(failure.evidence["disliked_segments"])}
     starts = [
-        int(start)
-        for index, start in zip(units["segment_index"], units["start_offset"], strict=True)
-        if index and index not in disliked
+        int(segment.start_offset)
+        for segment in segments
+        if segment.segment_index and segment.segment_index not in disliked
     ]
     # The first segment was disliked: it belongs to the second, if there is one.
     return tuple(starts[1:] if 0 in disliked else starts)

@@ -168,15 +168,25 @@ def _plain(value: Any) -> Any:
 
 def write_markdown(report: Mapping[str, Any], path: Path, *, pictures: Sequence[tuple[str, str]] = ()) -> None:
     """Write the report as a page. ``pictures`` are (title, file name beside the page)."""
-    lines = [f"# Night of {report['window']['watermark'][:16].replace('T', ' ')} UTC", "", report["sentence"], ""]
+    lines = [
+        f"# Night of {report['window']['watermark'][:16].replace('T', ' ')} UTC",
+        "",
+        _plain_text(report["sentence"]),
+        "",
+    ]
     lines += _counts_lines(report)
     lines += ["## The gate", "", "| condition | passed | in words |", "|---|---|---|"]
-    lines += [f"| {c['name']} | {'yes' if c['passed'] else '**no**'} | {c['sentence']} |" for c in report["conditions"]]
+    lines += [_condition_line(condition) for condition in report["conditions"]]
     for title, name in pictures:
         lines += ["", f"## {title}", "", f"![{title}]({name})"]
     lines += ["", *_route_lines(report), *_change_lines(report), *_failure_lines(report), *_setting_lines(report)]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _condition_line(condition: Mapping[str, Any]) -> str:
+    passed = "yes" if condition["passed"] else "**no**"
+    return f"| {_plain_text(condition['name'])} | {passed} | {_plain_text(condition['sentence'])} |"
 
 
 def _counts_lines(report: Mapping[str, Any]) -> list[str]:
@@ -192,7 +202,7 @@ def _counts_lines(report: Mapping[str, Any]) -> list[str]:
         lines[2] += f" SLM calls a query: {calls['before']:.2f} before, {calls['after']:.2f} after."
     if report["owners"]:
         lines += ["For the owners of the models (their answers, not the routing):", ""]
-        lines += [f"- {sentence}" for sentence in report["owners"]] + [""]
+        lines += [f"- {_plain_text(sentence)}" for sentence in report["owners"]] + [""]
     return lines + _attribution_lines(report["wrong_route_given_down"])
 
 
@@ -252,8 +262,14 @@ def _setting_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """Text that users wrote, safe in a Markdown table: no markup, no line breaks."""
+    """As ``_plain_text``, of 160 characters at most."""
+    plain = _plain_text(text)
+    return plain if len(plain) <= 160 else plain[:159] + "…"
+
+
+def _plain_text(text: str) -> str:
+    """Text that users wrote or that quotes them, safe in a Markdown table: no markup, no line breaks."""
     plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     for mark in "\\|`*_<>[]":
         plain = plain.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
-    return plain if len(plain) <= 160 else plain[:159] + "…"
+    return plain

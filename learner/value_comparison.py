@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from learner.comparison import Difference, recency, session_numbers
+from learner.comparison import Difference, choices_on_log, recency, session_numbers
 from learner.conditions import GateDecision
 from learner.estimators import Floats, weighted_mean
 from learner.evaluation import Evaluation
 from learner.evidence import Evidence, capped_weights
 from learner.settings import LearnerSettings
 from learner.window import Window
-from router.decide import Router, decide_many
+from router.decide import Router
 from router.version import RouterVersion
 
 Ints = npt.NDArray[np.int64]
@@ -62,11 +62,11 @@ def judge_values(
     position = {route: i for i, route in enumerate(incumbent.parameters.routes)}
     logged = units["route"].map(lambda route: position.get(route, -1)).to_numpy(dtype=np.int64)
     weight, pleased = _votes(window, evidence, settings=settings)
-    before = _choices(incumbent, window, lengths)
+    before = choices_on_log(incumbent, window).route
     after, Q = before.copy(), np.zeros((len(units), R))
     for k, version in learned.items():
         rows = fold == k
-        after[rows] = _choices(version, window, lengths, rows)
+        after[rows] = choices_on_log(version, window, rows).route
         Q[rows] = Router(version).score(window.embeddings[rows], lengths=lengths[rows], similarities=False).pleases
     price = Router(next(iter(learned.values()), incumbent)).penalty(lengths)
     at = np.arange(len(units))
@@ -149,13 +149,3 @@ def _votes(window: Window, evidence: Evidence, *, settings: LearnerSettings) -> 
     weight = np.bincount(votes.unit, weights=capped, minlength=n)
     ups = np.bincount(votes.unit, weights=capped * votes.up, minlength=n)
     return np.asarray(weight, dtype=np.float64), np.asarray(ups / np.maximum(weight, 1e-9))
-
-
-def _choices(
-    version: RouterVersion, window: Window, lengths: Ints, rows: npt.NDArray[np.bool_] | slice = slice(None)
-) -> Ints:
-    texts = window.units["text"][rows]
-    named = None if texts.isna().any() else texts.tolist()
-    return decide_many(
-        Router(version), window.embeddings[rows], texts=named, lengths=lengths[rows], explore=False
-    ).route

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,12 @@ class RouterVersion:
     number: int = 0
     fingerprint: str = ""
     training: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def learned_until(self) -> datetime | None:
+        """Up to when what it learned was read, by itself or by the version that a changed fleet was applied to."""
+        read = self.training.get("watermark") or self.training.get("learned_until")
+        return datetime.fromisoformat(read) if read else None
 
 
 def rules_only_version(fleet: Fleet) -> RouterVersion:

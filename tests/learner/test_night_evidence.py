@@ -14,6 +14,7 @@ from learner.pictures import draw_pictures
 from learner.report import write_markdown
 from router.registry import active, load, rollback
 from telemetry.feedback import list_feedback, store_feedback
+from telemetry.golden import golden, put_golden
 from telemetry.inferences import store_inferences
 from telemetry.learner_runs import list_failures, read_run, who_learns
 from telemetry.tables import feedback, learner_consumption, router_version
@@ -210,9 +211,13 @@ def test_what_users_wrote_cannot_become_markup_in_the_report(engine, encoder, tm
         first,
         asked=[(f"<script>alert({i})</script> | my parcel ![x](y)", "delivery") for i in range(40)],
     )
+    with engine.begin() as conn:
+        put_golden(conn, [golden("<script>gold</script> | ![x](y)", ["delivery"], by="an operator")])
     result = night(engine, encoder, replace(QUICK, least_evidence=0.0))
+    quoted = next(c for c in result.report["conditions"] if c["name"] == "golden")
+    quoted["sentence"] += " Broken: '<script>gold</script> | ![x](y)'."
     page = tmp_path / "night.md"
-    write_markdown(result.report, page)
+    write_markdown({**result.report, "sentence": quoted["sentence"]}, page)
     assert "<script>" not in page.read_text(encoding="utf-8")
     assert "![x](y)" not in page.read_text(encoding="utf-8")
 

@@ -1,20 +1,26 @@
 """Windows that nobody would make up: one route, damaged embeddings, wrong clocks, no texts, a session without end."""
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import numpy as np
+import pandas as pd
 import pytest
 from sqlalchemy import text
 
+from api.pruning import erase
 from learner.first_version import build_first_version
 from learner.nightly import run_night
 from learner.pictures import draw_pictures
+from learner.production_splits import doubted_queries
 from learner.report import write_markdown
+from learner.window import Window
 from router.fleet import Fleet, Route
 from router.registry import active, load, publish
 from telemetry.feedback import store_feedback
+from telemetry.ids import keyed_hash
 from telemetry.inferences import store_inferences
 from telemetry.retention import prune_rows
 from tests.learner.world import QUICK, first_published, inference, log_day, part, questions, thumb
@@ -41,6 +47,19 @@ def published(engine, encoder, fleet):
 def test_a_window_without_anything_in_it_ends_a_night_as_any_other(engine, encoder):
     first_published(engine, encoder)
     assert night(engine, encoder).verdict in ("held", "nothing_to_learn")
+
+
+@pytest.mark.parametrize("names", [("all",), ("small", "large")])
+def test_a_fleet_without_examples_of_which_nothing_was_asked_has_nights_and_forgets(engine, encoder, names):
+    version = published(engine, encoder, Fleet(fallback=names[0], routes=tuple(Route(name=name) for name in names)))
+    assert night(engine, encoder).verdict in ("held", "nothing_to_learn")
+    asked = inference("where is it", names[0], encoder.embed(["where is it"])[0], encoder, at=datetime.now(UTC))
+    with engine.begin() as conn:
+        knows = replace(version, training={"watermark": datetime.now(UTC).isoformat(), "parent": "1"})
+        number = publish(conn, knows, actor="a test", reason="learned", parent=1).number
+        store_inferences(conn, [replace(asked, end_user=keyed_hash("ann", key=b"key"))])
+    erase(engine, "ann", key=b"key", actor="a test")
+    assert night(engine, encoder).version > number  # nothing is left, and it may know nothing of her
 
 
 @pytest.mark.parametrize("examples", [(), ("where is it", "when does it come")])
@@ -164,3 +183,41 @@ def test_a_vote_for_a_segment_that_is_not_there_ends_no_night(engine, encoder):
         store_feedback(conn, [thumb(UUID(int=5), "down", by="ann", correction="nowhere")])
         store_feedback(conn, [thumb(logged.inferences[1], "down", by="ann", correction="nowhere")])
     assert night(engine, encoder).verdict in ("held", "published")
+
+
+@pytest.mark.slow
+def test_a_session_that_all_users_share_is_looked_through_in_seconds(engine, encoder):
+    """Twenty thousand questions within one minute, half of them disliked."""
+    n = 20_000
+    at = pd.Timestamp(datetime.now(UTC) - timedelta(hours=1))
+    X = np.random.default_rng(0).normal(size=(n, 8)).astype(np.float32)
+    units = pd.DataFrame(
+        {
+            "inference_id": [f"i{i}" for i in range(n)],
+            "segment_index": 0,
+            "segment_count": 1,
+            "text": [f"where is parcel number {i} and what about the invoice" for i in range(n)],
+            "session_id": "default",
+            "end_user": None,
+            "route": "billing",
+            "cause": "centroid",
+            "occurred_at": [at + timedelta(milliseconds=3 * i) for i in range(n)],
+            "received_at": at,
+            **dict.fromkeys(("output_tokens", "duration_ms", "cost"), np.nan),
+            "finish_reason": None,
+        }
+    )
+    units["query"] = units["text"]
+    votes = pd.DataFrame(
+        {
+            "feedback_id": [f"f{i}" for i in range(n)],
+            "inference_id": units["inference_id"],
+            "segment_index": None,
+            "value": np.where(np.arange(n) % 2, "up", "down"),
+            "correction": None,
+        }
+    )
+    window = Window(units=units, embeddings=X, votes=votes, start=None, watermark=datetime.now(UTC))
+    began = time.monotonic()
+    assert doubted_queries(window, minutes=30) == set(units["text"][::2])
+    assert time.monotonic() - began < 20

@@ -10,16 +10,17 @@ from hypothesis import strategies as st
 
 from learner.evidence import capped_weights, gather_evidence
 from learner.follow_ups import find_follow_ups
+from learner.learn import learn_centroids, prepare
 from learner.settings import LearnerSettings
 from learner.voters import ASKED, SIGNED, UNKNOWN, limit_unsigned
 from tests.learner.test_what_is_learned import (
     NAMES,
     QUESTIONS,
     SETTINGS,
+    Places,
     asked,
     choices,
     judged,
-    learn,
     truth,
     version,
     votes_on,
@@ -83,7 +84,7 @@ def test_a_vote_without_a_name_is_whoever_asked_and_shares_their_cap():
     votes = votes_on(units, mine, [True] * len(mine), by=[None, *["user 7"] * (len(mine) - 1)])
     found, weight = weights(window(votes, units))
     assert found.users == ("user 7",)
-    assert weight.sum() == pytest.approx(SETTINGS.votes_per_user)
+    assert 0.95 * SETTINGS.votes_per_user < weight.sum() <= SETTINGS.votes_per_user
 
 
 @pytest.mark.parametrize("known", [{}, {"end_user": None}, {"end_user": None, "session_id": None}])
@@ -103,14 +104,15 @@ def poisoned(units, *, count):
     return pd.concat([judged(units), false], ignore_index=True)
 
 
-def right(votes, units):
-    return float(np.mean(choices(learn(window(votes, units), version())).route == RIGHT))
+def right(votes, units, settings=SETTINGS):
+    logged = window(votes, units)
+    material = prepare(logged, version(), encoder=Places(), settings=settings)
+    return float(np.mean(choices(learn_centroids(material, version(), settings=settings)).route == RIGHT))
 
 
 def test_votes_without_a_name_teach_a_fleet_that_signs_hardly_anything_and_any_other_as_much_as_signed_ones():
     units = asked().assign(end_user=None)
-    honest = right(judged(units), units)
-    assert right(poisoned(units, count=90), units) > honest - 0.03
-    assert right(judged(units).assign(submitter=None), units) > honest - 0.03
-    trusting = replace(SETTINGS, unsigned_share=10.0)
-    assert trusting.unsigned_share > SETTINGS.unsigned_share
+    honest, lies = judged(units), poisoned(units, count=90)
+    assert right(lies, units, replace(SETTINGS, unsigned_share=10.0)) < right(honest, units) - 0.1
+    assert right(lies, units) > right(honest, units) - 0.03
+    assert right(honest.assign(submitter=None), units) > right(honest, units) - 0.03

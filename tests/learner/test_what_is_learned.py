@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from learner.comparison import choices_on_log
 from learner.first_version import build_first_version
+from learner.folds import learn_by_folds
 from learner.learn import LearnedCentroids, learn_centroids, prepare
 from learner.settings import LearnerSettings
 from learner.window import Window, read_window
@@ -21,6 +23,7 @@ from tests.learner.world import first_published, log_day
 D, TOPICS, QUESTIONS = 24, 9, 240
 END = datetime(2026, 5, 1, tzinfo=UTC)
 SETTINGS = LearnerSettings(splitter_examples=0)
+FAST = replace(SETTINGS, folds=2, draws=1, em_rounds=2)
 NAMES = ("alpha", "beta", "gamma")
 FEW = settings(max_examples=8, deadline=None, derandomize=True)
 
@@ -189,6 +192,24 @@ def test_a_question_that_half_of_the_users_ask_does_not_take_half_of_the_centroi
     logged = replace(window(judged(units), often), embeddings=np.concatenate([X, np.repeat(X[4:5], QUESTIONS, axis=0)]))
     learned = learn(logged, version())
     assert len(learned.version.centroids.vectors) == len(plain.version.centroids.vectors)
+
+
+def test_what_a_version_had_learned_before_its_fleet_was_changed_judges_nobody():
+    since = END - timedelta(days=2)
+    incumbent = replace(version(), training={"learned_by": "1", "learned_until": since.isoformat()})
+    folds = learn_by_folds(prepare(window(), incumbent, encoder=Places(), settings=FAST), incumbent, settings=FAST)
+    np.testing.assert_array_equal(folds.of_unit >= 0, (asked()["received_at"] > since).to_numpy())
+
+
+def test_a_text_that_was_not_kept_hides_the_keywords_of_no_other():
+    base = version()
+    ruled = replace(base.fleet.routes[2], keywords=("4",))
+    incumbent = replace(base, fleet=replace(base.fleet, routes=(*base.fleet.routes[:2], ruled)))
+    units = asked()
+    whole = choices_on_log(incumbent, window(units=units))
+    assert (whole.ruled[4], whole.route[4]) == (True, 2)
+    units.loc[7, "text"] = None
+    np.testing.assert_array_equal(choices_on_log(incumbent, window(units=units)).route, whole.route)
 
 
 def test_events_that_are_delivered_twice_teach_what_they_teach_once(engine, encoder):
