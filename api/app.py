@@ -40,18 +40,25 @@ IDLE_TIMEOUT_MS = 3_000  # what a lost flush had written is locked so long, and 
 _ABOUT = "Learns where to send a question. Decide, log what came of it, judge it; versions are published each night."
 
 
-def create_app(settings: Settings, *, database_url: str, started: Callable[[], None] | None = None) -> FastAPI:
+def create_app(
+    settings: Settings,
+    *,
+    database_url: str,
+    started: Callable[[], None] | None = None,
+    counting: Path | None = None,
+) -> FastAPI:
     """Return the application. It connects when it starts and lets go when it ends.
 
     Args:
         settings: as read from the environment.
         database_url: the migrated database.
         started: is called once all is loaded.
+        counting: the folder where several processes of one server count together; None: this one counts alone.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        state = await _start(settings, database_url)
+        state = await _start(settings, database_url, counting)
         app.state.server = state
         app.state.children = set()
         if started is not None:
@@ -87,7 +94,7 @@ def create_app(settings: Settings, *, database_url: str, started: Callable[[], N
     return app
 
 
-async def _start(settings: Settings, database_url: str) -> ServerState:
+async def _start(settings: Settings, database_url: str, counting: Path | None) -> ServerState:
     home = settings.home_folder
     log = structlog.get_logger()
     encoder = load_encoder(settings.encoder, home=home)
@@ -111,11 +118,9 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
     )
     intake = Intake(engine, most_items=settings.queue_items, most_bytes=settings.queue_bytes)
     intake.start()
-    metrics = Metrics()
-    metrics.watch_counts("trimtab_events_waiting", "Events in the intake queue", lambda: intake.waiting)
-    for name in ("received", "stored", "duplicate", "conflict", "missing", "quarantined", "failed", "shed", "unlogged"):
-        metrics.watch_counts(f"trimtab_events_{name}", f"Events {name} since the start", _count(intake, name))
+    metrics = _metrics(intake, watch, counting)
     door = _door(intake, metrics)
+    await metrics.start()
     return ServerState(
         settings=settings,
         database_url=database_url,
@@ -138,6 +143,21 @@ async def _start(settings: Settings, database_url: str) -> ServerState:
     )
 
 
+def _metrics(intake: Intake, watch: RouterWatch, counting: Path | None) -> Metrics:
+    metrics = Metrics(counting)
+    version = "Number of the router version that decides"
+    metrics.watch("trimtab_router_version", version, lambda: _number(watch), together="liveall")
+    metrics.watch("trimtab_events_waiting", "Events in the intake queue", lambda: intake.waiting, together="livesum")
+    for name in ("received", "stored", "duplicate", "conflict", "missing", "quarantined", "failed", "shed", "unlogged"):
+        about = f"Events {name} since the start"
+        metrics.watch(f"trimtab_events_{name}", about, _count(intake, name), together="sum")
+    return metrics
+
+
+def _number(watch: RouterWatch) -> int:
+    return 0 if watch.current is None else watch.current.version.number
+
+
 def _door(intake: Intake, metrics: Metrics) -> Door:
     """Return the door of this process, which counts whom it refuses as the application would."""
 
@@ -146,8 +166,9 @@ def _door(intake: Intake, metrics: Metrics) -> Door:
         intake.shed(batch=path.endswith(":batch"))
 
     door = Door(intake, count=count)
-    metrics.watch_counts("trimtab_writes_in_hand", "Writes that have come and are not yet queued", lambda: door.writes)
-    metrics.watch_counts("trimtab_overloaded", "1 while writes are refused for lack of time", lambda: door.overloaded)
+    held, late = "Writes that have come and are not yet queued", "1 while writes are refused for lack of time"
+    metrics.watch("trimtab_writes_in_hand", held, lambda: door.writes, together="livesum")
+    metrics.watch("trimtab_overloaded", late, lambda: door.overloaded, together="livemax")
     return door
 
 
@@ -161,6 +182,7 @@ async def _stop(state: ServerState) -> None:
     await state.watch.stop()
     await state.keyring.stop()
     state.intake.stop()
+    await state.metrics.stop()
     state.deciding.close()
     state.engine.dispose()
 

@@ -1,5 +1,6 @@
 """The server's processes: database, first version, uvicorn workers, supervision, the nightly run."""
 
+import errno
 import gc
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ from api.cli.serving import run_prepare
 from api.cli.session import say
 from api.database import OpenDatabase, open_database
 from api.logging_setup import configure_logging
+from api.metrics import FOLDER_VARIABLE, counting_together, metrics_folder
 from api.protocol import SheddingProtocol
 from api.rollouts import looked_after
 from api.schedule import next_run
@@ -104,7 +106,7 @@ def _listen(settings: Settings) -> socket.socket:
     """Take the port.
 
     Raises:
-        SystemExit: the port is taken.
+        SystemExit: the port is taken, or the address is none of this machine's.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
@@ -113,6 +115,10 @@ def _listen(settings: Settings) -> socket.socket:
         listening.bind((settings.host, settings.port))
     except OSError as error:
         listening.close()
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise SystemExit(
+                f"trimtab: {settings.host} cannot be listened on: it is no address of this machine; see --host."
+            ) from None
         why = (error.strerror or "").lower()
         raise SystemExit(f"trimtab: Port {settings.port} cannot be used ({why}); choose another with --port.") from None
     listening.listen(2048)
@@ -154,8 +160,10 @@ def _serve(settings: Settings, listening: socket.socket, url: str, *, workers: i
     server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):
         if workers > 1:
-            os.environ.update(settings.child_environment(database_url=url))  # the workers read it
-            Multiprocess(config, sockets=[listening]).run()
+            with counting_together(settings.home_folder) as folder:
+                os.environ.update(settings.child_environment(database_url=url))  # the workers read it
+                os.environ[FOLDER_VARIABLE] = str(folder)
+                Multiprocess(config, sockets=[listening]).run()
         else:
             server.run(sockets=[listening])
             return 0 if server.started else 1
@@ -167,7 +175,8 @@ def worker_app() -> FastAPI:
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     settings = read_settings()
     configure_logging(settings.log_level)
-    return create_app(settings, database_url=str(settings.database_url), started=settle)
+    counting = metrics_folder(settings.home_folder, server=os.getppid())
+    return create_app(settings, database_url=str(settings.database_url), started=settle, counting=counting)
 
 
 def settle() -> None:

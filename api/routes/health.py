@@ -53,8 +53,5 @@ async def _database_answers(state: ServerState) -> bool:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """Return Prometheus metrics of this process."""
-    state = state_of(request)
-    if state.watch.current is not None:
-        state.metrics.version.set(state.watch.current.version.number)
-    return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    """Return Prometheus metrics of this server, all its processes together."""
+    return Response(state_of(request).metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
