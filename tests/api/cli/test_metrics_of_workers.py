@@ -24,9 +24,15 @@ def scrape(address: str) -> dict[str, float]:
     return {name: float(value) for name, value in lines}
 
 
-def test_whichever_process_is_asked_the_figures_are_those_of_all(served_home):
-    with serving(served_home, "--workers", str(WORKERS)) as server:
+def processes(address: str) -> set[str]:
+    return set(re.findall(r'trimtab_router_version{pid="(\d+)"}', "\n".join(scrape(address))))
+
+
+def test_whichever_process_is_asked_the_figures_are_those_of_all(module_url, home, fleet_file):
+    given = {"TRIMTAB_DATABASE_URL": module_url, "TRIMTAB_FLEET": str(fleet_file)}
+    with serving(home, "--workers", str(WORKERS), **given) as server:
         address = server.address
+        pids = wait_for(lambda: len(found := processes(address)) == WORKERS and found, seconds=60)
         decided = [ask(address, "/v1/route", {"query": "where is my parcel", "log": False}) for _ in range(40)]
         for i in range(20):
             ask(address, "/v1/inferences", {"query": f"question {i}", "decision": {"route": "billing"}})
@@ -36,19 +42,12 @@ def test_whichever_process_is_asked_the_figures_are_those_of_all(served_home):
         assert {s['trimtab_splits_total{split="no"}'] for s in shown} == {len(decided)}
         assert {s["trimtab_decide_seconds_count"] for s in shown} == {len(decided)}
         assert {s["trimtab_events_stored"] for s in shown} == {20}
-        pids = set(re.findall(r'trimtab_router_version{pid="(\d+)"}', "\n".join(shown[-1])))
-        assert len(pids) == WORKERS
         os.kill(int(min(pids)), signal.SIGKILL)
-
-        def another() -> set[str]:
-            found = set(re.findall(r'trimtab_router_version{pid="(\d+)"}', "\n".join(scrape(address))))
-            return found if len(found) == WORKERS and found != pids else set()
-
-        wait_for(another, seconds=60)
+        wait_for(lambda: len(found := processes(address)) == WORKERS and found != pids, seconds=60)
         after = scrape(address)
         assert after['trimtab_requests_total{path="/v1/route",status="200"}'] == len(decided)
         assert after["trimtab_events_stored"] == 20
-        folder = served_home / "metrics"
+        folder = home / "metrics"
         assert [path.name for path in folder.iterdir()] == [str(server.process.pid)]
         server.end(signal.SIGTERM)
     assert list(folder.iterdir()) == []
