@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import re2
 
+from router.apart import known_apart
 from router.centroids import Matrix, unit_rows
 from router.decision import Boundary, SplitEvidence
 from router.scoring import Router
@@ -51,6 +52,7 @@ def consider_split(
     found, problem = _boundaries(router, query, encoding)
     spans: Spans = ()
     if not problem:
+        found = _heed_centroids(router, query, found, encode=encode)
         spans, problem = _propose(query, found, threshold=router.parameters.split_threshold)
     if problem:
         return whole, unsplit(problem, boundaries=found, whole=utility(whole))
@@ -101,6 +103,18 @@ def _boundaries(router: Router, query: str, encoding: "Encoding") -> tuple[tuple
         return (), "The query is longer than the encoder reads, and is left whole."
     found = boundaries(router.version.splitter, encoding, query)
     return found, "" if found else "There is nothing to split: it is a single word."
+
+
+def _heed_centroids(router: Router, query: str, found: tuple[Boundary, ...], *, encode: Encode) -> tuple[Boundary, ...]:
+    """The boundaries, more probable where the splitter sees little and the centroids much."""
+    from router.splitter import cut
+
+    def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return np.stack([one.embedding for one in encode(texts)])
+
+    threshold = router.parameters.split_threshold
+    spans = cut(query, found, threshold=threshold)
+    return known_apart(router, query, found, spans, threshold=threshold, embed=embed)
 
 
 def _propose(query: str, found: tuple[Boundary, ...], *, threshold: float) -> tuple[Spans, str]:
