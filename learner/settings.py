@@ -86,7 +86,7 @@ class LearnerSettings:
     largest_share: float = _setting(0.8, "share of the queries that one route may get")
     evidence_half_life_days: float = _setting(3.0, "days after which evidence counts half in the evaluation")
     splitter_examples: int = _setting(1600, "questions put together each night to train the splitter; 0: leave it")
-    splitter_judged: int = _setting(300, "queries of each kind on which a new splitter is judged beside the old one")
+    splitter_judged: int = _setting(200, "queries of each kind on which a new splitter is judged beside the old one")
     most_split_loss_points: float = _setting(4.0, "points of a kind's queries that it may cut worse; half in routes")
     seed: int = _setting(0, "of everything random in a night; the same seed gives the same version")
 

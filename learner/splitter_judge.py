@@ -12,7 +12,7 @@ from learner.concatenate import SplitExample, joined
 from learner.connectors import CONNECTORS, FOR_JUDGING
 from router.decide import Router, decide_by_itself
 from router.encoder import Encoding
-from router.splitter import boundaries, cut
+from router.splitter import cut
 from router.version import Array, RouterVersion
 
 SINGLE, MINED, HEARD = "one thing", "split wrongly before", "joined as users were heard to"
@@ -110,14 +110,13 @@ class Remembering:
 def _right(router: Router, query: JudgedQuery, encoding: Encoding, parts: Remembering) -> tuple[bool, bool]:
     """Whether a query is cut right, and whether the right routes are called."""
     example = query.example
-    spans = cut(example.text, boundaries(router.version.splitter, encoding, example.text), threshold=_THRESHOLD)
+    decision = decide_by_itself(router, example.text, encoding, encode=parts.encode)
+    spans = cut(example.text, decision.split.boundaries, threshold=_THRESHOLD)
     right = tuple(start for start, _ in spans[1:]) == example.starts
     if right and example.ends is not None:
         right = tuple(end for _, end in spans[:-1]) == example.ends
-    if not query.routes:
-        return right, right
-    decision = decide_by_itself(router, example.text, encoding, encode=parts.encode)
-    return right, tuple(segment.route for segment in decision.segments) == query.routes
+    called = tuple(segment.route for segment in decision.segments)
+    return right, called == query.routes if query.routes else right
 
 
 def _judged(kind: str, cuts: npt.NDArray[np.bool_], routes: npt.NDArray[np.bool_]) -> Judged:
