@@ -1,6 +1,7 @@
 """Before serving: a first version where there is none, and a changed fleet applied to the one that serves."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
@@ -12,11 +13,21 @@ from router.plan import read_plan
 from router.registry import active, load, publish
 from router.version import RouterVersion
 
+if TYPE_CHECKING:
+    from learner.settings import LearnerSettings
+
 Announce = Callable[[str], None]
 
 
 def prepare_versions(
-    engine: Engine, fleet: Fleet, *, only_first: bool, encoder: Encoder, actor: str, announce: Announce
+    engine: Engine,
+    fleet: Fleet,
+    *,
+    only_first: bool,
+    encoder: Encoder,
+    actor: str,
+    announce: Announce,
+    settings: "LearnerSettings | None" = None,
 ) -> int:
     """Make sure that a version of this fleet serves, and return its number.
 
@@ -32,6 +43,7 @@ def prepare_versions(
         encoder: that the version is for.
         actor: who is written into the history.
         announce: told what is done.
+        settings: the learner's, which the versions start from; its defaults when left out.
     """
     while True:
         with engine.connect() as conn:
@@ -46,7 +58,7 @@ def prepare_versions(
                 return activation.version if activation else 0
         if current is not None and (only_first or current.fleet == fleet or _held(engine, fleet, announce)):
             return current.number
-        version, reason = _build(current, fleet, encoder=encoder, announce=announce)
+        version, reason = _build(current, fleet, encoder=encoder, announce=announce, settings=settings)
         try:
             with engine.begin() as conn:
                 lock_activations(conn, if_seq=seq)
@@ -60,7 +72,12 @@ def prepare_versions(
 
 
 def _build(
-    current: RouterVersion | None, fleet: Fleet, *, encoder: Encoder, announce: Announce
+    current: RouterVersion | None,
+    fleet: Fleet,
+    *,
+    encoder: Encoder,
+    announce: Announce,
+    settings: "LearnerSettings | None",
 ) -> tuple[RouterVersion, str]:
     """The version of this fleet, made from the one that serves where there is one, and why it comes."""
     from learner.changed_fleet import apply_fleet
@@ -68,13 +85,13 @@ def _build(
 
     if current is None:
         announce(f"Building the first version from the fleet ({len(fleet.routes)} routes) ...")
-        return build_first_version(fleet, encoder=encoder), "built from the fleet"
+        return build_first_version(fleet, encoder=encoder, settings=settings), "built from the fleet"
     added = sorted(set(fleet.names) - set(current.fleet.names))
     removed = sorted(set(current.fleet.names) - set(fleet.names))
     changes = [f"+{name}" for name in added] + [f"-{name}" for name in removed]
     reason = f"fleet changed: {', '.join(changes) or 'same routes, other details'}"
     announce(f"Applying the fleet to version {current.number}; {reason} ...")
-    return apply_fleet(current, fleet, encoder=encoder), reason
+    return apply_fleet(current, fleet, encoder=encoder, settings=settings), reason
 
 
 def _held(engine: Engine, fleet: Fleet, announce: Announce) -> bool:

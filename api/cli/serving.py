@@ -51,6 +51,7 @@ def prepare(fleet: Annotated[Path | None, typer.Option()] = None) -> None:
     """Build version 1 or apply a changed fleet; serve runs this in a process of its own, since it needs torch."""
     from api.preparing import prepare_versions
     from api.settings import SAMPLE_FLEET
+    from learner.settings import LearnerSettings
     from router.encoder import load_encoder
     from router.fleet import load_fleet
 
@@ -63,6 +64,7 @@ def prepare(fleet: Annotated[Path | None, typer.Option()] = None) -> None:
             encoder=load_encoder(settings.encoder, home=settings.home_folder),
             actor=actor_name(None),
             announce=say,
+            settings=LearnerSettings.with_overrides(settings.learner),
         )
 
 

@@ -53,7 +53,7 @@ def database(tmp_path_factory, fleet, encoder):
 @pytest.fixture(scope="module")
 def client(database, app_settings):
     """The real server on that database."""
-    with running(app_settings, database.url) as address, httpx.Client(base_url=address, timeout=20) as http:
+    with running(app_settings, database.url) as address, httpx.Client(base_url=address, timeout=60) as http:
         yield http
 
 
@@ -145,7 +145,7 @@ def test_a_server_whose_database_is_hung_can_still_be_stopped(client, database, 
     with contextlib.ExitStack() as stack:
         address = stack.enter_context(running(app_settings, database.url))
         with away(database, "hung"):
-            assert httpx.post(f"{address}/v1/inferences", json=EVENT, timeout=20).status_code == 503
+            assert httpx.post(f"{address}/v1/inferences", json=EVENT, timeout=60).status_code == 503
             began = time.monotonic()
             stack.close()
             assert time.monotonic() - began < 20

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from api.preparing import prepare_versions
+from learner.settings import LearnerSettings
 from router.encoder import Encoder
 from router.fleet import Fleet, Route
 from router.plan import read_plan
@@ -37,6 +38,17 @@ def test_the_first_version_comes_from_the_fleet_and_a_changed_fleet_makes_the_ne
     with engine.connect() as conn:
         assert (number, load(conn, 2).fleet) == (2, grown)
         assert [a.reason for a in history(conn, order="asc")] == ["built from the fleet", "fleet changed: +returns"]
+
+
+def test_the_learners_settings_hold_for_versions_made_at_start(engine: Engine, fleet: Fleet, encoder: Encoder) -> None:
+    settings = LearnerSettings(splitter_examples=0, prior_success=0.6)
+    number = prepare_versions(
+        engine, fleet, only_first=False, encoder=encoder, actor="a test", announce=list, settings=settings
+    )
+    with engine.connect() as conn:
+        made = load(conn, number)
+    assert made.splitter == {}
+    assert set(made.parameters.success) == {0.6}
 
 
 def test_a_fleet_that_was_rolled_back_from_is_not_brought_back_by_a_restart(

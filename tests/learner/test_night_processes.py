@@ -43,7 +43,7 @@ def night(url, what, step="none"):
         process.communicate()
 
 
-def wait_until(condition, *, seconds=60.0):
+def wait_until(condition, *, seconds=180.0):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "it did not happen in time"
@@ -83,7 +83,7 @@ def test_a_night_killed_at_any_step_leaves_nothing_behind_and_the_next_one_publi
     log_day(engine, encoder, first_published(engine, encoder))
     before = what_is_published(engine)
     with night(database_url, "kill", step) as process:
-        assert process.wait(120) == -signal.SIGKILL
+        assert process.wait(280) == -signal.SIGKILL
     assert what_is_published(engine) == before
     let_the_lease_run_out(engine)
     assert run_night(engine, encoder=encoder, settings=QUICK, actor="a test").verdict == "published"
@@ -121,7 +121,7 @@ def test_a_learner_that_wakes_after_its_lease_publishes_nothing(engine, encoder,
         assert run_night(engine, encoder=encoder, settings=QUICK, actor="a test").version == 2
         after = what_is_published(engine)
         zombie.send_signal(signal.SIGCONT)
-        printed, _ = zombie.communicate(timeout=60)
+        printed, _ = zombie.communicate(timeout=180)
     assert printed.split()[-1] == "LeaseLost"
     assert what_is_published(engine) == after
     assert runs(engine) == [("abandoned", None), ("finished", "published")]
@@ -132,7 +132,7 @@ def test_a_learner_that_wakes_after_its_lease_publishes_nothing(engine, encoder,
 def test_of_two_learners_at_once_one_works_and_the_other_is_told_so(engine, encoder, database_url):
     log_day(engine, encoder, first_published(engine, encoder))
     with night(database_url, "go") as one, night(database_url, "go") as other:
-        printed = [process.communicate(timeout=120)[0].split()[-1] for process in (one, other)]
+        printed = [process.communicate(timeout=280)[0].split()[-1] for process in (one, other)]
     assert sorted(printed) == ["LeaseHeld", "published"]
     with engine.connect() as conn:
         assert active(conn).version == 2
@@ -145,7 +145,7 @@ def test_a_night_that_gets_no_more_memory_leaves_nothing_behind(engine, encoder,
     log_day(engine, encoder, first_published(engine, encoder))
     before = what_is_published(engine)
     with night(database_url, "starve", step) as process:
-        assert process.wait(120) != 0
+        assert process.wait(280) != 0
     assert what_is_published(engine) == before
     let_the_lease_run_out(engine)
     assert run_night(engine, encoder=encoder, settings=QUICK, actor="a test").verdict == "published"

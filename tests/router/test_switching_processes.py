@@ -63,7 +63,7 @@ def state(engine):
 def ran(url, *arguments):
     """Run one switch to its end; return what it printed last."""
     with switching(url, *arguments) as process:
-        return process.communicate("\n", timeout=60)[0].split()[-1]
+        return process.communicate("\n", timeout=180)[0].split()[-1]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_eight_publishers_at_once_leave_one_version_serving_and_a_whole_chain(en
         command = [sys.executable, "-m", "tests.router.switching_process", database_url, "publish", str(seed)]
         processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
     for process in processes:
-        process.wait(120)
+        process.wait(280)
     assert [process.returncode for process in processes] == [0] * 8
     with engine.connect() as conn:
         rows = history(conn, limit=None, order="asc")

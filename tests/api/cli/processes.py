@@ -29,11 +29,11 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 def trimtab(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
     return subprocess.run(
-        [*TRIMTAB, *arguments], env=environment(home, **more), capture_output=True, text=True, check=False, timeout=120
+        [*TRIMTAB, *arguments], env=environment(home, **more), capture_output=True, text=True, check=False, timeout=280
     )
 
 
-def wait_for(condition: Callable[[], Found], *, seconds: float = 30.0, every: float = 0.02) -> Found:
+def wait_for(condition: Callable[[], Found], *, seconds: float = 120.0, every: float = 0.02) -> Found:
     """Return what ``condition`` finds, as soon as it finds something."""
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -60,7 +60,7 @@ class ServeProcess:
     def end(self, number: int) -> int:
         """Send a signal and return the exit code."""
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(180)
 
 
 @contextlib.contextmanager
@@ -91,7 +91,7 @@ def serving(home: Path, *arguments: str, port: int = 0, **more: str) -> Iterator
     finally:
         if process.poll() is None:
             process.terminate()
-        process.wait(60)
+        process.wait(180)
 
 
 def answers(address: str) -> bool:

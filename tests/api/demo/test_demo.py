@@ -76,13 +76,13 @@ class Demo:
         return text in self.printed
 
     def wait_for(self, text):
-        wait_for(lambda: self.shows(text) or self.process.poll() is not None, seconds=90)
+        wait_for(lambda: self.shows(text) or self.process.poll() is not None, seconds=240)
         assert self.shows(text), self.printed
 
     def end(self, number):
         """Send a signal to the terminal's processes, as Ctrl-C does, and return the exit code."""
         os.killpg(self.process.pid, number)
-        code = self.process.wait(60)
+        code = self.process.wait(180)
         self.shows("")
         return code
 
@@ -106,7 +106,7 @@ def demo(home):
     yield Demo(home=home, process=process, terminal=ours)
     if process.poll() is None:
         process.terminate()
-        process.wait(60)
+        process.wait(180)
     os.close(ours)
 
 
@@ -152,7 +152,7 @@ def test_at_a_terminal_the_server_goes_on_until_ctrl_c_and_no_second_demo_takes_
 )
 def test_a_demo_that_is_ended_early_says_so_and_leaves_no_process(demo, moment, number, code):
     demo.wait_for(moment)
-    wait_for(lambda: embedded_postgres.status(demo.home / "demo")[0], seconds=60)
+    wait_for(lambda: embedded_postgres.status(demo.home / "demo")[0], seconds=180)
     assert demo.end(number) == code
     assert f"trimtab: the demo was ended by {number.name} before it was done" in demo.printed
     assert "Traceback" not in demo.printed
@@ -164,7 +164,7 @@ def test_when_the_server_is_killed_the_demo_ends_and_the_database_with_it(demo):
     for server in processes_of(demo.home, named="serve"):
         with contextlib.suppress(ProcessLookupError):
             os.kill(server, signal.SIGKILL)
-    assert demo.process.wait(60) == 1
+    assert demo.process.wait(180) == 1
     assert demo.shows("trimtab: the demo stopped:"), demo.printed
     assert demo.shows("The server's log is"), demo.printed
     assert processes_of(demo.home) == []
