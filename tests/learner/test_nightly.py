@@ -9,7 +9,7 @@ def test_a_night_publishes_a_version_that_routes_better(engine, encoder):
     steps = []
     result = run_night(engine, encoder=encoder, settings=QUICK, actor="a test", progress=steps.append)
     assert result.verdict == "published", result.report["missing"]
-    assert tuple(steps) == STEPS
+    assert tuple(dict.fromkeys(steps)) == STEPS  # routes in doubt are kept, and what is left is evaluated once more
     with engine.connect() as conn:
         assert active(conn).version == result.version == 2
         learned = load(conn, 2)
