@@ -85,20 +85,18 @@ def _better(evaluation: Evaluation) -> Condition:
 
 
 def _enough_evidence(overall: Difference, settings: LearnerSettings) -> Condition:
-    """Evidence by what could be lost: where few queries would go elsewhere, few votes are enough."""
-    needed = min(settings.least_evidence, settings.evidence_per_percent * 100 * overall.disagreement)
-    missing = max(0.0, needed - overall.evidence)
+    missing = max(0.0, settings.least_evidence - overall.evidence)
     more = f"; it needs about {_requests(missing, overall)} more rated requests" if missing else ""
     return Condition(
         name="enough_evidence",
         passed=missing == 0,
         figure=overall.evidence,
-        threshold=needed,
+        threshold=settings.least_evidence,
         n=overall.n,
         bound=None,
         sentence=(
             f"{overall.disagreement:.1%} of the queries would go elsewhere; what is known of them is worth "
-            f"{overall.evidence:.1f} votes, {needed:.1f} are needed{more}."
+            f"{overall.evidence:.0f} votes, {settings.least_evidence:.0f} are needed{more}."
         ),
     )
 

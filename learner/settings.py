@@ -76,10 +76,7 @@ class LearnerSettings:
     tilt_spread: float = _setting(2.0, "log odds by which the belief may be wrong where the versions disagree")
     value_spread: float = _setting(0.05, "in a fleet of models, by how much the expected gain may be wrong")
     recent_questions: int = _setting(1000, "the evaluation's half-life is never less than the age of so many questions")
-    least_evidence: float = _setting(15.0, "votes' worth of evidence that are enough where the versions disagree")
-    evidence_per_percent: float = _setting(
-        2.0, "votes' worth of evidence needed for each percent of the queries that would go elsewhere, up to that"
-    )
+    least_evidence: float = _setting(15.0, "votes' worth of evidence needed where the versions disagree")
     least_route_evidence: float = _setting(15.0, "votes' worth of evidence without which a large route stays as it is")
     most_route_loss_points: float = _setting(5.0, "points that one route may lose before it stays as it is")
     most_dearer: float = _setting(0.05, "share by which expected cost or latency may rise")

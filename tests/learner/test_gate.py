@@ -81,15 +81,6 @@ def test_every_sentence_names_its_figures_and_what_is_missing():
     assert all(sentence.endswith(".") for sentence in words.values())
 
 
-def test_a_change_needs_evidence_by_how_many_queries_it_sends_elsewhere():
-    assert failed(overall(disagreement=0.02, evidence=4.5)) == []
-    small = overall(disagreement=0.02, evidence=3.0)
-    assert failed(small) == ["enough_evidence"]
-    assert "worth 3.0 votes, 4.0 are needed; it needs about 50 more" in decide_gate(small, SETTINGS).missing[0]
-    assert failed(overall(disagreement=0.5, evidence=14.0)) == ["enough_evidence"]
-    assert failed(overall(disagreement=0.5, evidence=16.0)) == []
-
-
 def test_a_large_route_of_which_little_is_known_is_in_doubt_and_says_how_many_rated_requests_are_missing():
     poor = replace(GOOD, n=100, estimate=1.0, low=-20.0, high=12.0, disagreement=0.05, evidence=3.0)
     evaluation = replace(BETTER, per_route={"billing": GOOD, "travel": poor})

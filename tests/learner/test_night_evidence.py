@@ -99,7 +99,7 @@ def test_a_vote_that_commits_late_is_read_the_next_night(engine, encoder, publis
 
 def test_a_held_night_changes_nothing_that_serves(engine, encoder):
     log_day(engine, encoder, first_published(engine, encoder))
-    result = night(engine, encoder, replace(QUICK, least_evidence=1e9, evidence_per_percent=1e9))
+    result = night(engine, encoder, replace(QUICK, least_evidence=1e9))
     assert (result.verdict, result.version) == ("held", 1)
     assert "more rated requests" in " ".join(result.report["missing"])
     with engine.connect() as conn:

@@ -17,9 +17,7 @@ from telemetry.inferences import store_inferences
 from tests.learner.world import QUICK, fleet, inference, questions, thumb
 
 # No centroid is moved on so little evidence; the six questions that are held out put together say little of a splitter.
-SETTINGS = replace(
-    QUICK, splitter_examples=150, most_split_loss_points=20, least_evidence=1e9, evidence_per_percent=1e9
-)
+SETTINGS = replace(QUICK, splitter_examples=150, most_split_loss_points=20, least_evidence=1e9)
 
 
 def published(engine, version):
