@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ from router.decision import Boundary
 from router.scoring import Router
 from router.units import Spans
 from router.version import Array
+
+if TYPE_CHECKING:
+    from router.encoder import Encoding
 
 # Under this the splitter's word that nothing starts there is taken.
 _LEAST = 0.04
@@ -29,6 +33,7 @@ def known_apart(
     spans: Spans,
     *,
     threshold: float,
+    glance: Callable[[int, int], Array],
     embed: Callable[[Sequence[str]], Array],
 ) -> tuple[Boundary, ...]:
     """Raise the likeliest boundary in each span that the splitter doubts, where its two sides are known and far apart.
@@ -42,13 +47,18 @@ def known_apart(
         found: its boundaries.
         spans: what is cut already.
         threshold: boundaries that reach it need no help.
+        glance: about what lies between two characters, (D,), from the pass over the whole query: costs nothing. Only
+            what lies apart at a glance is looked at.
         embed: gives embeddings (n, D) of texts.
 
     Returns:
         The boundaries, some of them more probable.
     """
-    doubted = [one for span in spans if (one := _likeliest(found, span, threshold=threshold)) is not None]
-    if not doubted or router.index.neighbours < _APART:
+    if router.index.neighbours < _APART:
+        return tuple(found)
+    likeliest = [one for span in spans if (one := _likeliest(found, span, threshold=threshold)) is not None]
+    doubted = [one for one in likeliest if _differ_at_a_glance(router, *one, glance=glance)]
+    if not doubted:
         return tuple(found)
     texts = [text for start, boundary, end in doubted for text in _sides(query, start, boundary, end)]
     cosines, ids = router.index.nearest(unit_rows(embed(texts))[0])
@@ -59,6 +69,28 @@ def known_apart(
         if _is_apart(cosines[3 * i : 3 * i + 3, 0], owners[3 * i], owners[3 * i + 1])
     }
     return tuple(replace(b, probability=_raised(b.probability)) if b.start in raised else b for b in found)
+
+
+def state_between(encoding: "Encoding", start: int, end: int) -> Array:
+    """The mean last state of the tokens between two characters, (D,): near to what they would be embedded as alone.
+
+    Zeros where there are none, or the query was encoded without hidden states.
+    """
+    size, hidden, offsets = len(encoding.embedding), encoding.hidden, encoding.offsets
+    if hidden is None or offsets is None:
+        return np.zeros(size, np.float32)
+    inside = (offsets[:, 0] >= start) & (offsets[:, 1] <= end)
+    return np.asarray(hidden[inside, -size:].mean(axis=0)) if inside.any() else np.zeros(size, np.float32)
+
+
+def _differ_at_a_glance(
+    router: Router, start: int, boundary: Boundary, end: int, *, glance: Callable[[int, int], Array]
+) -> bool:
+    """Whether the centroid that is nearest to one side is another route's than the other side's."""
+    stop = boundary.start if boundary.end is None else boundary.end
+    sides = unit_rows(np.stack([glance(start, stop), glance(boundary.start, end)]))[0]
+    one, other = router.version.centroids.owners[router.index.nearest(sides)[1][:, 0]].argmax(axis=1)
+    return bool(one != other)
 
 
 def _likeliest(

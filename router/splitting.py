@@ -1,6 +1,7 @@
 """Whether a query is split: what the tagger proposes, what can stand alone, what the split gains."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import re2
 
-from router.apart import known_apart
+from router.apart import known_apart, state_between
 from router.centroids import Matrix, unit_rows
 from router.decision import Boundary, SplitEvidence
 from router.scoring import Router
@@ -52,7 +53,7 @@ def consider_split(
     found, problem = _boundaries(router, query, encoding)
     spans: Spans = ()
     if not problem:
-        found = _heed_centroids(router, query, found, encode=encode)
+        found = _heed_centroids(router, query, encoding, found, encode=encode)
         spans, problem = _propose(query, found, threshold=router.parameters.split_threshold)
     if problem:
         return whole, unsplit(problem, boundaries=found, whole=utility(whole))
@@ -105,7 +106,9 @@ def _boundaries(router: Router, query: str, encoding: "Encoding") -> tuple[tuple
     return found, "" if found else "There is nothing to split: it is a single word."
 
 
-def _heed_centroids(router: Router, query: str, found: tuple[Boundary, ...], *, encode: Encode) -> tuple[Boundary, ...]:
+def _heed_centroids(
+    router: Router, query: str, encoding: "Encoding", found: tuple[Boundary, ...], *, encode: Encode
+) -> tuple[Boundary, ...]:
     """The boundaries, more probable where the splitter sees little and the centroids much."""
     from router.splitter import cut
 
@@ -114,7 +117,8 @@ def _heed_centroids(router: Router, query: str, found: tuple[Boundary, ...], *, 
 
     threshold = router.parameters.split_threshold
     spans = cut(query, found, threshold=threshold)
-    return known_apart(router, query, found, spans, threshold=threshold, embed=embed)
+    glance = partial(state_between, encoding)
+    return known_apart(router, query, found, spans, threshold=threshold, glance=glance, embed=embed)
 
 
 def _propose(query: str, found: tuple[Boundary, ...], *, threshold: float) -> tuple[Spans, str]:

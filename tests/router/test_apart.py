@@ -27,7 +27,7 @@ def router(owners=(0, 0, 0, 1, 1, 1)):
     return Router(replace(build_version(R=2, D=3), centroids=centroids))
 
 
-def probabilities(asked, where, *, found=DOUBTED, spans=WHOLE):
+def probabilities(asked, where, *, found=DOUBTED, spans=WHOLE, glances=(TIME, BILL)):
     """What becomes of the boundaries where the embedder puts the first side, the second, and both together."""
     seen = []
 
@@ -35,7 +35,10 @@ def probabilities(asked, where, *, found=DOUBTED, spans=WHOLE):
         seen.extend(texts)
         return np.stack(where)
 
-    raised = known_apart(asked, QUERY, found, spans, threshold=0.3, embed=embed)
+    glance = {0: glances[0], AT: glances[1]}
+    raised = known_apart(
+        asked, QUERY, found, spans, threshold=0.3, glance=lambda start, _end: glance[start], embed=embed
+    )
     assert [(b.start, b.end) for b in raised] == [(b.start, b.end) for b in found]
     return [b.probability for b in raised], seen
 
@@ -57,6 +60,10 @@ def test_otherwise_the_splitter_is_believed(where):
 
 def test_a_side_whose_neighbours_belong_to_several_routes_is_not_known():
     assert probabilities(router(owners=(0, 1, 0, 1, 1, 1)), (TIME, BILL, unit(TIME + BILL)))[0] == [0.01, 0.1]
+
+
+def test_what_belongs_together_at_a_glance_is_not_embedded():
+    assert probabilities(router(), (TIME, BILL, unit(TIME + BILL)), glances=(TIME, TIME)) == ([0.01, 0.1], [])
 
 
 def test_what_the_splitter_is_sure_of_either_way_embeds_nothing():

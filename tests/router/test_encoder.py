@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from router.apart import state_between
 from router.bert_graph import build_bert_graph
 from router.encoder import Encoder, load_encoder
 from router.encoder_store import PACKAGE, REFERENCE_TEXTS, EncoderUnavailable, check_embeddings
@@ -95,3 +96,14 @@ encoder_export.export(sys.argv[1], Path(sys.argv[2]))
     done = subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)], capture_output=True, text=True)
     assert done.returncode != 0
     assert "differs from sentence-transformers by 2.0e-04" in done.stderr
+
+
+def test_a_glance_is_near_to_what_a_part_is_embedded_as(encoder: Encoder) -> None:
+    first, second = "what is the weather in Lisbon", "please pay my phone bill"
+    (whole,) = encoder.encode([f"{first} {second}"], hidden=True)
+    parts = encoder.embed([first, second])
+    glances = np.stack([state_between(whole, 0, len(first)), state_between(whole, len(first) + 1, 99)])
+    glances /= np.linalg.norm(glances, axis=1, keepdims=True)
+    assert (glances * parts).sum(axis=1).min() > 0.5
+    assert ((glances @ parts.T).argmax(axis=1) == [0, 1]).all()
+    assert not state_between(whole, 99, 100).any()
