@@ -39,7 +39,6 @@ def concatenations(
     seed: int,
     without: Collection[str] = (),
     heard: Sequence[str] = (),
-    share_heard: float = _SHARE_HEARD,
 ) -> list[SplitExample]:
     """Join queries of different routes: one, two or three of them, with a connector between them or with none.
 
@@ -49,7 +48,6 @@ def concatenations(
         seed: of every draw; the same input gives the same examples.
         without: families of CONNECTORS that are not used.
         heard: connectors that the fleet's own users were heard to say.
-        share_heard: how often one of those is taken, if there are any.
 
     Returns:
         ``count`` examples, nearly a third of them single queries; none if there is no query at all.
@@ -69,7 +67,6 @@ def concatenations(
         loose=tuple(word for word in LOOSE_WORDS if word not in unused),
         words=tuple(words) or ("it",),
         heard=tuple(heard),
-        share_heard=share_heard if heard else 0.0,
         barred=tuple(f" {connector} " for family in without for connector in CONNECTORS[family]),
     )
     rng = np.random.default_rng(seed)
@@ -115,7 +112,6 @@ class _Stock:
     loose: Sequence[str]
     words: Sequence[str]
     heard: Sequence[str]
-    share_heard: float
     barred: Sequence[str]
 
 
@@ -149,7 +145,7 @@ def _connector(rng: np.random.Generator, stock: _Stock) -> str:
 
 def _any_connector(rng: np.random.Generator, stock: _Stock) -> str:
     """None, one heard, a phrase, loose words, or one or two known ones behind a mark."""
-    if stock.heard and rng.random() < stock.share_heard:
+    if stock.heard and rng.random() < _SHARE_HEARD:
         return _between_blanks(rng, _draw(rng, stock.heard))
     kind = int(np.searchsorted(_KINDS, rng.random(), side="right"))
     if kind == 0:

@@ -271,7 +271,7 @@ def _believe(material: Material, evidence: Evidence, *, settings: LearnerSetting
     seeded = seed_posterior(seeds, material.X, sharpness=settings.seed_sharpness)
     example = _example_evidence(seeds, routes=R, settings=settings)
     place = draws[0].fine.ids[votes.question, 0]
-    weight = capped_weights(votes, nearest=place, night=_nights(material.window)[votes.row], settings=settings)
+    weight = capped_weights(votes, nearest=place, night=votes.day, settings=settings)
     rates = prior_rates(settings, routes=R, users=len(votes.users))
     rates = estimate_rates(evidence, seeded, weight, settings=settings, reliability=rates.reliability)
     owned = tuple(first_owned(draw, seeded, settings=settings) for draw in draws)
@@ -305,12 +305,6 @@ def _example_evidence(seeds: Seeds, *, routes: int, settings: LearnerSettings) -
     c = settings.example_confidence
     said[np.arange(len(said)), seeds.route] = np.log(c * max(routes - 1, 1) / (1 - c))
     return said
-
-
-def _nights(window: Window) -> npt.NDArray[np.int64]:
-    """The day in which each vote was received, counted back from the watermark."""
-    age = window.watermark - window.votes["received_at"]
-    return np.asarray((age.dt.total_seconds() // 86400).to_numpy(dtype=np.int64))
 
 
 def _report(material: Material, evidence: Evidence, belief: _Belief, *, routes: tuple[str, ...]) -> Estimates:

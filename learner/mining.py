@@ -193,21 +193,21 @@ def _missed_splits(night: _Night, *, minutes: float) -> list[MinedFailure]:
     found = []
     wholes = night.units[(night.units["segment_count"] == 1) & night.units["session_id"].notna()]
     complained = wholes.loc[wholes["at"].isin(down), "session_id"]
-    for row, then, start in asked_in_part(wholes[wholes["session_id"].isin(complained)], minutes=minutes):
+    for row, then, part in asked_in_part(wholes[wholes["session_id"].isin(complained)], minutes=minutes):
         if row.at in down and then.at in liked and then.route != row.route:
             evidence = {
                 "route": row.route,
                 "part_asked_as": then.inference_id,
                 "then_route": then.route,
-                "part_start": start,
-                "part_end": start + len(then.text.strip(_MARKS)),
+                "part_start": part[0],
+                "part_end": part[1],
             }
             found.append(_failure(row, "missed_split", evidence, to=str(then.route), weight=0.8))
     return found
 
 
-def asked_in_part(units: pd.DataFrame, *, minutes: float) -> Iterator[tuple[Any, Any, int]]:
-    """Pairs of a unit and a later one of its session that asks a part of its words, with where that starts.
+def asked_in_part(units: pd.DataFrame, *, minutes: float) -> Iterator[tuple[Any, Any, tuple[int, int]]]:
+    """Pairs of a unit and a later one of its session that asks a part of its words, with that part's characters.
 
     Within so many minutes, and among the next ones of the session: one session that is shared by all users must not
     make every question be compared with every other.
@@ -220,16 +220,17 @@ def asked_in_part(units: pd.DataFrame, *, minutes: float) -> Iterator[tuple[Any,
             for then, part in session[i + 1 : i + 1 + _NEXT]:
                 if (then.occurred_at - row.occurred_at).total_seconds() > minutes * 60:
                     break
-                start = _part_of(whole, part)
-                if start is not None:
-                    yield row, then, start
+                found = _part_of(whole, part)
+                if found is not None:
+                    yield row, then, found
 
 
-def _part_of(whole: str, part: str) -> int | None:
-    """Where ``part`` starts in ``whole``, None if it is not a proper part of its words; both in lower case."""
+def _part_of(whole: str, part: str) -> tuple[int, int] | None:
+    """Where ``part`` starts and ends in ``whole``, None if it is not a proper part of its words; both in lower case."""
     words = part.strip(_MARKS)
     start = whole.find(words)
-    return start if start >= 0 and 0 < len(words) < 0.9 * len(whole.strip(_MARKS)) else None
+    proper = start >= 0 and 0 < len(words) < 0.9 * len(whole.strip(_MARKS))
+    return (start, start + len(words)) if proper else None
 
 
 def lowered(text: str) -> str:

@@ -77,9 +77,7 @@ def learn_values(
     """Return the incumbent with the centroids and values that follow from the evidence, and the fitted surface."""
     X = window.embeddings[evidence.first_unit]
     R = len(incumbent.parameters.routes)
-    surface = fit_surface(
-        _opinions(window, evidence, X, places[-1], routes=R, settings=settings), places, settings=settings
-    )
+    surface = fit_surface(_opinions(evidence, X, places[-1], routes=R, settings=settings), places, settings=settings)
     parameters = replace(_parameters(incumbent.parameters), beta=settings.beta, neighbours=settings.neighbours)
     candidate = replace(incumbent, parameters=parameters)
     lengths = window.units["text"].fillna("").str.len().to_numpy()
@@ -126,16 +124,11 @@ def value_estimates(
     )
 
 
-def _opinions(
-    window: Window, evidence: Evidence, X: Array, fine: Array, *, routes: int, settings: LearnerSettings
-) -> Opinions:
+def _opinions(evidence: Evidence, X: Array, fine: Array, *, routes: int, settings: LearnerSettings) -> Opinions:
     """Votes as opinions, capped by user; a correction speaks for the route that it names too."""
     votes = evidence.votes
     place = nearest(X, fine, count=1)[1][:, 0] if len(X) else np.zeros(0, np.int64)
-    age = (window.watermark - window.votes["received_at"]).dt.total_seconds().to_numpy()[votes.row]
-    weight = capped_weights(
-        votes, nearest=place[votes.question], night=(age // 86400).astype(np.int64), settings=settings
-    )
+    weight = capped_weights(votes, nearest=place[votes.question], night=votes.day, settings=settings)
     named = np.flatnonzero((votes.correction >= 0) & (votes.correction != votes.route))
     return Opinions(
         X=np.concatenate([X[votes.question], X[votes.question[named]]]),

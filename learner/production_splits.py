@@ -94,8 +94,7 @@ def _asked_in_part(window: Window, *, minutes: float) -> list[MinedSplit]:
     units = window.units
     asked = units[units["session_id"].notna() & (units["segment_count"] == 1)]
     first: dict[Any, MinedSplit] = {}
-    for row, then, start in asked_in_part(asked, minutes=minutes):
-        part = start, start + len(then.text.strip(" ?.!,"))
+    for row, _, part in asked_in_part(asked, minutes=minutes):
         example = SplitExample(text=row.text, starts=())
         first.setdefault(row.Index, MinedSplit(example=example, by=_person(row), part=part))
     return list(first.values())

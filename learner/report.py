@@ -67,9 +67,7 @@ def build_report(
             "wrong_route_success": learned.estimates.wrong_route_success,
             "reask_when_wrong": learned.estimates.reask_when_wrong,
         },
-        "splitter": {
-            k: v for k, v in asdict(replace(splitter, arrays={})).items() if k not in ("arrays", "conditions")
-        },
+        "splitter": _splitter(splitter),
         "calls": calls_per_query(window, incumbent, candidate, encoder=encoder),
         "difference": asdict(compare(incumbent, candidate)),
         "changed": _changed(window, incumbent, candidate),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from router.centroids import unit_rows
 from router.decision import Boundary
 from router.scoring import Router
 from router.units import Spans
@@ -61,14 +60,19 @@ def known_apart(
     if not doubted:
         return tuple(found)
     texts = [text for start, boundary, end in doubted for text in _sides(query, start, boundary, end)]
-    cosines, ids = router.index.nearest(unit_rows(embed(texts))[0])
-    owners = router.version.centroids.owners.argmax(axis=1)[ids[:, :_APART]]
+    cosines, ids = router.index.nearest(embed(texts))
+    owners = router.version.centroids.owners[ids[:, :_APART]].argmax(axis=2)
     raised = {
         doubted[i][1].start
         for i in range(len(doubted))
         if _is_apart(cosines[3 * i : 3 * i + 3, 0], owners[3 * i], owners[3 * i + 1])
     }
     return tuple(replace(b, probability=_raised(b.probability)) if b.start in raised else b for b in found)
+
+
+def is_doubted(boundary: Boundary, *, threshold: float) -> bool:
+    """Whether the splitter's word on it is taken neither way."""
+    return _LEAST <= boundary.probability < threshold
 
 
 def state_between(encoding: "Encoding", start: int, end: int) -> Array:
@@ -87,8 +91,7 @@ def _differ_at_a_glance(
     router: Router, start: int, boundary: Boundary, end: int, *, glance: Callable[[int, int], Array]
 ) -> bool:
     """Whether the centroid that is nearest to one side is another route's than the other side's."""
-    stop = boundary.start if boundary.end is None else boundary.end
-    sides = unit_rows(np.stack([glance(start, stop), glance(boundary.start, end)]))[0]
+    sides = np.stack([glance(start, boundary.stop), glance(boundary.start, end)])
     one, other = router.version.centroids.owners[router.index.nearest(sides)[1][:, 0]].argmax(axis=1)
     return bool(one != other)
 
@@ -97,14 +100,13 @@ def _likeliest(
     found: Sequence[Boundary], span: tuple[int, int], *, threshold: float
 ) -> tuple[int, Boundary, int] | None:
     start, end = span
-    inside = [b for b in found if start < (b.start if b.end is None else b.end) and b.start < end]
+    inside = [b for b in found if start < b.stop and b.start < end]
     best = max(inside, key=lambda b: b.probability, default=None)
-    return (start, best, end) if best is not None and _LEAST <= best.probability < threshold else None
+    return (start, best, end) if best is not None and is_doubted(best, threshold=threshold) else None
 
 
 def _sides(query: str, start: int, boundary: Boundary, end: int) -> tuple[str, str, str]:
-    stop = boundary.start if boundary.end is None else boundary.end
-    return query[start:stop].rstrip(), query[boundary.start : end], query[start:end]
+    return query[start : boundary.stop].rstrip(), query[boundary.start : end], query[start:end]
 
 
 def _is_apart(cosines: Array, one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> bool:

@@ -52,6 +52,11 @@ class Boundary:
     probability: float
     end: int | None = None
 
+    @property
+    def stop(self) -> int:
+        """Where the segment before it would end."""
+        return self.start if self.end is None else self.end
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitEvidence:

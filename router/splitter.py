@@ -85,7 +85,7 @@ def cut(query: str, boundaries: Sequence[Boundary], *, threshold: float) -> tupl
     for boundary in boundaries:
         if boundary.probability < threshold:
             continue
-        end = _trimmed_end(query, start, boundary.start if boundary.end is None else boundary.end)
+        end = _trimmed_end(query, start, boundary.stop)
         if end > start:
             spans.append((start, end))
         if spans:  # behind a first segment, what is nothing but a connector is dropped

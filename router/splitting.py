@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import re2
 
-from router.apart import known_apart, state_between
+from router.apart import is_doubted, known_apart, state_between
 from router.centroids import Matrix, unit_rows
 from router.decision import Boundary, SplitEvidence
 from router.scoring import Router
@@ -116,6 +116,8 @@ def _heed_centroids(
         return np.stack([one.embedding for one in encode(texts)])
 
     threshold = router.parameters.split_threshold
+    if not any(is_doubted(boundary, threshold=threshold) for boundary in found):
+        return found
     spans = cut(query, found, threshold=threshold)
     glance = partial(state_between, encoding)
     return known_apart(router, query, found, spans, threshold=threshold, glance=glance, embed=embed)

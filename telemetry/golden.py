@@ -72,15 +72,15 @@ def golden(query: str, routes: Iterable[str], *, by: str, inference_id: UUID | N
         NotGolden: there is no text or no route, or the text is too long or has a NUL or half a character.
     """
     named = tuple(routes)
-    if not query.strip() or not _whole(query) or len(query) > _MOST_CHARACTERS:
+    if not query.strip() or not can_be_kept(query) or len(query) > _MOST_CHARACTERS:
         raise NotGolden(f"A golden query is a text of 1 to {_MOST_CHARACTERS:,} characters.")
-    if not named or not all(isinstance(route, str) and route and _whole(route) for route in named):
+    if not named or not all(isinstance(route, str) and route and can_be_kept(route) for route in named):
         raise NotGolden("A golden query names at least one route.")
     key = hashlib.sha256(query.encode("utf-8", "replace")).hexdigest()[:16]
     return GoldenQuery(golden_id=key, query=query, routes=named, added_by=by, inference_id=inference_id)
 
 
-def _whole(value: str) -> bool:
+def can_be_kept(value: str) -> bool:
     """Whether the database can keep it: it has neither a NUL nor half a character, which JSON can spell."""
     return not any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in value)
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from router.fleet import FleetError, parse_fleet
+from telemetry.golden import can_be_kept
 
 FOLDER = Path(__file__).parent
 SEEDS_A_ROUTE = 10
@@ -160,7 +161,7 @@ def _is_question(row: dict[str, Any]) -> bool:
 
 def _is_text(value: str) -> bool:
     """Whether it says something and can be stored: JSON can hold NUL and halves of characters."""
-    return bool(value.strip()) and "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+    return bool(value.strip()) and can_be_kept(value)
 
 
 def _folded(text: str) -> str:
