@@ -86,22 +86,29 @@ def _path_folders() -> list[Path]:
 
 
 def runnable_binaries(folder: Path, user: ServerUser) -> Path:
-    """Return ``folder``, or a copy of its installation where the server's user can reach it."""
+    """Return ``folder``, or a copy of its installation where the server's user can reach it.
+
+    A wheel's programs look for their libraries in a folder beside its package, so that is copied too.
+    """
     if not user.switch or reachable_by_others(folder):
         return folder
-    installation = folder.parent
+    installation, package = folder.parent, folder.parents[1]
+    libraries = package.parent / f"{package.name}.libs"
     key = hashlib.sha256(f"{installation}:{(folder / 'postgres').stat().st_mtime_ns}".encode()).hexdigest()[:16]
-    target = ROOT_STATE / f"binaries-{key}"
+    target = ROOT_STATE / f"programs-{key}"
     if not target.exists():
         ROOT_STATE.mkdir(mode=0o755, parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{os.getpid()}")
-        shutil.copytree(installation, partial, symlinks=True)
-        partial.chmod(0o755)
+        shutil.copytree(installation, partial / package.name / installation.name, symlinks=True)
+        if libraries.is_dir():
+            shutil.copytree(libraries, partial / libraries.name, symlinks=True)
+        for above in (partial, partial / package.name):
+            above.chmod(0o755)
         try:
             partial.rename(target)
         except OSError:  # another process was first: its copy is as good
             shutil.rmtree(partial)
-    return target / folder.name
+    return target / package.name / installation.name / folder.name
 
 
 def socket_folder(state: Path, user: ServerUser) -> Path:

@@ -18,9 +18,15 @@ from urllib.parse import unquote
 import psycopg
 import pytest
 
-from telemetry import embedded_postgres
+from telemetry import embedded_postgres, postgres_binaries
 from telemetry.embedded_postgres import PostgresFailed, WrongDataFolder, server_pid, start, status
-from telemetry.postgres_binaries import ServerUser, reachable_by_others, state_folder
+from telemetry.postgres_binaries import (
+    ServerUser,
+    find_binaries,
+    reachable_by_others,
+    runnable_binaries,
+    state_folder,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROOT = os.geteuid() == 0
@@ -210,6 +216,27 @@ def test_the_home_of_another_user_is_refused_in_a_sentence(home):
         got = said(user)
     assert (got["error"], got["sentence"].count(".")) == ("WrongDataFolder", 1)
     assert "belongs to user id 0; run as that user, or set TRIMTAB_HOME to another folder." in got["sentence"]
+
+
+@only_root
+def test_programs_in_a_folder_that_is_closed_to_others_run_from_a_copy(tmp_path, monkeypatch):
+    """So it is when root keeps the project, and in it the wheel, at home."""
+    found = find_binaries(None)
+    package = found.parents[1]
+    closed = tmp_path / "closed"
+    for folder in (package, package.with_name(f"{package.name}.libs")):
+        shutil.copytree(folder, closed / folder.name, symlinks=True)
+    closed.chmod(0o700)
+    user = ServerUser.choose()
+    with reachable_folder() as folder:
+        monkeypatch.setattr(postgres_binaries, "ROOT_STATE", folder / "state")
+        binaries = runnable_binaries(closed / found.relative_to(package.parent), user)
+        assert binaries.is_relative_to(folder)
+        assert runnable_binaries(closed / found.relative_to(package.parent), user) == binaries
+        for name in ("initdb", "postgres"):
+            command = [binaries / name, "--version"]
+            done = subprocess.run(command, capture_output=True, check=False, **user.popen_arguments())
+            assert (done.returncode, done.stderr) == (0, b"")
 
 
 @only_root
