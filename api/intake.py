@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from api.errors import Overloaded
 from telemetry.database import DatabaseUnavailable
 from telemetry.feedback import store_feedback
-from telemetry.inferences import store_inferences
+from telemetry.inferences import refuses_data, store_inferences
 from telemetry.records import Feedback, Inference, StoreResult
 
 FLUSH_ROWS = 500
@@ -214,13 +214,16 @@ class Intake:
             del self._began[name]
 
     def _store(self, entries: list[_Entry]) -> None:
-        """Store and commit; a lost connection is tried once more, which is safe since every event is idempotent."""
+        """Store and commit; what a lost connection or a bad value broke is tried once more, each event apart.
+
+        That is safe since every event is idempotent.
+        """
         try:
-            results = self._commit(entries)
+            results = self._commit(entries, apart=False)
         except DBAPIError as error:
-            if not error.connection_invalidated:
+            if not (error.connection_invalidated or refuses_data(error)):
                 raise
-            results = self._commit(entries)
+            results = self._commit(entries, apart=True)
         for result in results:
             self.counts[result.status] += 1
         done = iter(results)
@@ -228,12 +231,12 @@ class Intake:
             entry.results = [next(done) for _ in entry.events]
         _answer(entries, None)
 
-    def _commit(self, entries: list[_Entry]) -> list[StoreResult]:
+    def _commit(self, entries: list[_Entry], *, apart: bool) -> list[StoreResult]:
         events = [event for entry in entries for event in entry.events]
         inferences = [event for event in events if isinstance(event, Inference)]
         judgements = [event for event in events if isinstance(event, Feedback)]
         with self._engine.begin() as connection:
-            stored = iter(store_inferences(connection, inferences) if inferences else [])
+            stored = iter(store_inferences(connection, inferences, apart=apart) if inferences else [])
             judged = iter(store_feedback(connection, judgements) if judgements else [])
         return [next(stored) if isinstance(event, Inference) else next(judged) for event in events]
 

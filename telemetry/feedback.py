@@ -43,13 +43,13 @@ def _create(conn: Connection, items: list[Feedback]) -> list[StoreResult]:
     ]
     tail = "on conflict (feedback_id, revision) do nothing returning feedback.feedback_id"
     stored = {row[0] for row in conn.execute(*_insert(rows, tail))} if rows else set()
-    known = _payloads(conn, [item.feedback_id for item in items])
+    fresh = {key: item for key, item in unique.items() if key in stored}
+    known = _payloads(conn, [item.feedback_id for item in items if fresh.get(item.feedback_id) is not item])
     results = []
     for item in items:
         inference_id, resolution = targets[item.target_kind, item.target_value]
-        fresh = item.feedback_id in stored and unique[item.feedback_id] is item
         same = known.get(item.feedback_id) == item.payload_sha256
-        status = "stored" if fresh else "duplicate" if same else "conflict"
+        status = "stored" if fresh.get(item.feedback_id) is item else "duplicate" if same else "conflict"
         message = wrong.get(item.feedback_id, "") if item.feedback_id not in known else ""
         details = {"inference_id": str(inference_id)} if inference_id else {}
         results.append(
@@ -93,6 +93,8 @@ def _row(item: Feedback, target: _Resolved) -> dict[str, object]:
 
 
 def _payloads(conn: Connection, ids: list[UUID]) -> dict[UUID, bytes]:
+    if not ids:
+        return {}
     columns = (feedback.c.feedback_id, feedback.c.payload_sha256)
     rows = conn.execute(select(*columns).where(feedback.c.feedback_id.in_(ids), feedback.c.revision == 1))
     return {row[0]: row[1] for row in rows}

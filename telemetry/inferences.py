@@ -35,12 +35,18 @@ _OCCURRED = "coalesce(r.occurred_at + (clock_timestamp() - r.client_sent_at), r.
 _BAD_DATA = ("22", "23", "54")  # SQLSTATE classes: data exception, integrity constraint violation, limit exceeded
 
 
-def store_inferences(conn: Connection, items: Sequence[Inference]) -> list[StoreResult]:
+def store_inferences(conn: Connection, items: Sequence[Inference], *, apart: bool = True) -> list[StoreResult]:
     """Store ``items`` and return one result each, in order; the caller commits.
 
     The same id with the same payload is a duplicate, with another payload a conflict. The road ``route`` brings the
     decision, which wins over one that a client sends; any other road brings the outcome. What only Postgres refuses is
     found by bisection and quarantined, without harm to the rest. Waiting feedback for the new rows is resolved.
+
+    Args:
+        conn: in a transaction.
+        items: what to store.
+        apart: False saves the savepoint, which is two of five exchanges with the server: what Postgres refuses then
+            ends the transaction with an error that ``refuses_data`` knows, and all of it has to be stored again, apart.
     """
     results: dict[int, StoreResult] = {}
     for by_router in (True, False):
@@ -53,9 +59,19 @@ def store_inferences(conn: Connection, items: Sequence[Inference]) -> list[Store
             else:
                 first[item.inference_id] = i
                 fresh.append((i, item))
-        for (i, _), result in zip(fresh, _store_or_bisect(conn, [item for _, item in fresh]), strict=True):
+        store = _store_or_bisect if apart else _store
+        for (i, _), result in zip(fresh, store(conn, [item for _, item in fresh]), strict=True):
             results[i] = result
     return [results[i] for i in range(len(items))]
+
+
+def refuses_data(error: DBAPIError) -> bool:
+    """Whether it is a value that Postgres will not have, not the connection or the server."""
+    return not error.connection_invalidated and _state(error)[:2] in _BAD_DATA
+
+
+def _state(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or "22000"  # the driver refuses a NUL without asking the server
 
 
 def _repeated(item: Inference, earlier: Inference) -> StoreResult:
@@ -64,17 +80,14 @@ def _repeated(item: Inference, earlier: Inference) -> StoreResult:
 
 
 def _store_or_bisect(conn: Connection, items: list[Inference]) -> list[StoreResult]:
-    if not items:
-        return []
     try:
         with conn.begin_nested():
             return _store(conn, items)
     except DBAPIError as error:
-        state = getattr(error.orig, "sqlstate", None) or "22000"  # the driver refuses a NUL without asking the server
-        if state[:2] not in _BAD_DATA or error.connection_invalidated:
+        if not refuses_data(error):
             raise
         if len(items) == 1:
-            return [_set_aside(conn, items[0], state)]
+            return [_set_aside(conn, items[0], _state(error))]
     half = len(items) // 2
     return _store_or_bisect(conn, items[:half]) + _store_or_bisect(conn, items[half:])
 
@@ -90,6 +103,8 @@ def _set_aside(conn: Connection, item: Inference, state: str) -> StoreResult:
 
 
 def _store(conn: Connection, items: list[Inference]) -> list[StoreResult]:
+    if not items:
+        return []
     by_router = items[0].source == ROUTE_ROAD
     wrong = {} if by_router else unknown_segments(conn, items)
     rows = as_json([_row(item) for item in items if item.inference_id not in wrong])

@@ -132,3 +132,21 @@ async def test_an_event_that_nobody_expects_fails_alone_and_the_flusher_lives_on
     (result,) = await intake.store(some(1), size=100)
     intake.stop()
     assert (result.status, intake.counts["failed"], intake.stuck) == ("stored", 1, False)
+
+
+@pytest.mark.anyio
+async def test_a_value_that_postgres_refuses_harms_nobody_else_in_its_flush(engine, stuck):
+    statements = []
+    event.listen(engine, "savepoint", lambda _conn, name: statements.append(name))
+    intake = Intake(engine, most_items=100, most_bytes=100_000, flushers=1)
+    intake.start()
+    spoiled = Inference(inference_id=uuid4(), payload_sha256=b"x", response_id="nul\0")
+    asked = [asyncio.create_task(intake.store(each, size=100)) for each in (some(3), [spoiled], some(2))]
+    stuck.set()
+    results = await asyncio.gather(*asked)
+    assert [[r.status for r in each] for each in results] == [["stored"] * 3, ["quarantined"], ["stored"] * 2]
+    assert stored(engine) == 5
+    statements.clear()
+    assert [r.status for r in await intake.store(some(2), size=100)] == ["stored"] * 2
+    assert not statements, "what is in order needs no savepoint: two more exchanges with the server for each flush"
+    intake.stop()
