@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from learner.abstention import abstention_threshold
 from learner.centroid_shift import distinct, nearest, shift_centroids
@@ -24,12 +25,13 @@ from learner.first_version import seed_centroids
 from learner.follow_ups import find_follow_ups
 from learner.model_fleet import find_places, learn_values, value_estimates
 from learner.owners import bounded
-from learner.seeds import SAME, Embedder, Seeds, embed_seeds, seed_posterior
+from learner.seeds import SAME, Embedder, Seeds, embed_seeds, seed_posterior, spoken
 from learner.settings import LearnerSettings
 from learner.trust_region import hold_back
 from learner.truth import Draw, average, draw_clusters, first_owned, improve, softmax
 from learner.window import Window
 from router.decide import Router, route_posteriors
+from router.fleet import Fleet
 from router.version import Array, Centroids, RouterParameters, RouterVersion
 
 _SAMPLED = 5_000
@@ -107,7 +109,7 @@ def prepare(
     evidence = gather_evidence(window, follow_ups, routes=incumbent.parameters.routes)
     seeds = embed_seeds(incumbent.fleet, encoder=encoder)
     X = np.concatenate([window.embeddings[evidence.first_unit], seeds.X]).astype(np.float32)
-    days, of_models = _days(window, evidence, examples=len(seeds.X)), incumbent.fleet.of_models
+    days, of_models = _days(window, evidence, incumbent.fleet), incumbent.fleet.of_models
     domains, models = len(X) > 0 and not of_models, len(X) > 0 and of_models
     return Material(
         window=window,
@@ -290,13 +292,20 @@ def _believe(material: Material, evidence: Evidence, *, settings: LearnerSetting
     return _Belief(heard=heard[:Q], located=located, rates=rates)
 
 
-def _days(window: Window, evidence: Evidence, *, examples: int) -> npt.NDArray[np.int64]:
-    """The day of each question and example, counted from the window's first; examples belong to the last day."""
+def _days(window: Window, evidence: Evidence, fleet: Fleet) -> npt.NDArray[np.int64]:
+    """The day of each question and example, counted from the window's first.
+
+    An example says what was so when it was written, so what was said since may contradict it; a new one belongs to the
+    last day.
+    """
+    examples = spoken(fleet)
     if len(window.units) == 0:
-        return np.zeros(examples, np.int64)
-    age = (window.watermark - window.units["occurred_at"]).dt.total_seconds().to_numpy()[evidence.first_unit]
-    day = (age // 86400).astype(np.int64)
-    return np.concatenate([day.max() - day, np.full(examples, day.max())])
+        return np.zeros(len(examples), np.int64)
+    asked = window.units["occurred_at"].iloc[evidence.first_unit]
+    since = pd.Series([window.since.get(example) for example in examples], dtype=asked.dtype)
+    age = (window.watermark - pd.concat([asked, since])).dt.total_seconds().fillna(0.0).to_numpy()
+    age = np.clip(age // 86400, 0, age[: len(asked)].max() // 86400).astype(np.int64)
+    return np.asarray(age.max() - age)
 
 
 def _example_evidence(seeds: Seeds, *, routes: int, settings: LearnerSettings) -> Array:

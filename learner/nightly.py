@@ -13,6 +13,7 @@ from learner.coming_in import AT_ONCE, come_in, decide_entry
 from learner.comparison import Difference, compare_on_log
 from learner.conditions import GateDecision
 from learner.evaluation import Evaluation, compare_golden, evaluate
+from learner.examples_since import with_examples_since
 from learner.folds import Folds, learn_by_folds
 from learner.follow_ups import find_follow_ups
 from learner.forgetting import forgiving, starting_point
@@ -271,6 +272,7 @@ def _read(work: _Work, *, until: datetime | None) -> tuple[Window, RouterVersion
         if activation is None:
             raise NothingServes(NothingServes.__doc__)
         incumbent = load(conn, activation.version)
+        window = with_examples_since(conn, window, incumbent.fleet)
         return at_present_prices(conn, window, incumbent.fleet), incumbent, fresh
 
 

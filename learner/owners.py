@@ -63,6 +63,16 @@ def responsibilities(near: Near, owners: Cube, said: Array) -> Array:
     return result
 
 
+def overlap(near: Near, other: Near) -> Array:
+    """Which share of the questions near each of M centroids lies near each of the N others, (M, N); rows sum to one."""
+
+    def shares(of: Near) -> csr_array:
+        return _spread(of, of.pull / of.pull.sum(axis=1, keepdims=True), day=None)
+
+    together = (shares(near).T @ shares(other)).toarray()
+    return np.asarray(together / np.maximum(together.sum(axis=1, keepdims=True), 1e-9), dtype=np.float32)
+
+
 def gather(near: Near, share: Array, values: Array, *, by_day: bool = False) -> Cube:
     """sum_q share_qk values_q for every centroid, (M, C), or for every day and centroid, (T, M, C)."""
     total = np.asarray(_spread(near, share, day=near.day if by_day else None).T @ values, dtype=np.float64)
@@ -70,37 +80,38 @@ def gather(near: Near, share: Array, values: Array, *, by_day: bool = False) -> 
 
 
 def owners_by_day(
-    prior: npt.NDArray[np.float64], said: Cube, *, hazard: npt.NDArray[np.float64]
+    prior: npt.NDArray[np.float64], said: Cube, *, hazard: npt.NDArray[np.float64], fresh: Cube | float
 ) -> tuple[Cube, npt.NDArray[np.float64]]:
-    """Owner posteriors of every day given the evidence of all days, (T, M, R), and expected changes (T,) on each day.
+    """Owner posteriors of every day given the evidence of all days, (T, M, R), and chances (T, M) of a change on each.
 
     Forward-backward in a hidden Markov model.
 
-    An owner stays from one day to the next with 1 - hazard and else is any other route. So what was said lately
-    outweighs what was said before where the two disagree, and both count in full where they agree.
+    An owner stays from one day to the next with 1 - hazard and is else drawn anew. So what was said lately outweighs
+    what was said before where the two disagree, and both count in full where they agree.
 
     Args:
         prior: (M, R) rows sum to one, before the first day.
         said: (T, M, R) summed evidence, log likelihoods.
-        hazard: (T,) chance of a change since the day before.
+        hazard: (T, M) chance that the owner is drawn anew since the day before.
+        fresh: (T, M, R) by which chances it is then; or the one of every route.
     """
-    T, _, R = said.shape
+    T, _, _ = said.shape
     likely = np.exp(said - said.max(axis=2, keepdims=True))
-    stay, leave = 1 - hazard, hazard / max(R - 1, 1)
+    stay = 1 - hazard[:, :, None]
+    drawn = np.broadcast_to(hazard[:, :, None] * fresh, said.shape)
     forward = np.empty_like(likely)
     state = prior
     for t in range(T):
-        state = _normalised(((stay[t] - leave[t]) * state + leave[t]) * likely[t])
+        state = _normalised((stay[t] * state + drawn[t]) * likely[t])
         forward[t] = state
     ahead = np.ones_like(prior)
-    changed = np.zeros(T)
+    changed = np.zeros(said.shape[:2])
     for t in range(T - 2, -1, -1):
-        coming = ahead * likely[t + 1]
-        before = forward[t]
-        stayed = stay[t + 1] * before * coming
-        left = leave[t + 1] * (before.sum(1) * coming.sum(1) - (before * coming).sum(1))
-        changed[t + 1] = (left / (left + stayed.sum(1))).sum()
-        ahead = _normalised((stay[t + 1] - leave[t + 1]) * coming + leave[t + 1] * coming.sum(axis=1, keepdims=True))
+        coming, before = ahead * likely[t + 1], forward[t]
+        anew = drawn[t + 1] * coming
+        left = before.sum(1) * anew.sum(1) - (before * anew).sum(1)
+        changed[t + 1] = left / (left + (before * (stay[t + 1] * coming + anew)).sum(1))
+        ahead = _normalised(stay[t + 1] * coming + anew.sum(axis=1, keepdims=True))
         forward[t] = _normalised(forward[t] * ahead)
     return forward, changed
 

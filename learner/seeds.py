@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.centroids import unit_rows
-from router.fleet import Fleet
+from router.fleet import Fleet, Route
 from router.version import Array
 
 # Questions of unrelated topics have about this cosine to the mean of some examples with most sentence encoders.
@@ -46,30 +46,35 @@ class Seeds:
     otherwise: int | None = None
 
 
-def embed_seeds(fleet: Fleet, *, encoder: Embedder) -> Seeds:
-    """Embed the utterances of every route; one without any speaks by its description, the fallback by neither.
+def spoken(fleet: Fleet) -> list[tuple[str, str]]:
+    """Route and text of every example; a route without any speaks by its description, the fallback by neither.
 
     What a fallback is for ("anything else") lies near nothing that users ask.
     """
-    texts: list[str] = []
-    routes: list[int] = []
-    otherwise = None
-    for position, route in enumerate(fleet.routes):
-        own = list(route.utterances) or [route.description] * bool(route.description)
-        if route.name == fleet.fallback and not route.utterances:
-            own, otherwise = [], position
-        texts += own
-        routes += [position] * len(own)
-    if not texts:
+
+    def own(route: Route) -> tuple[str, ...]:
+        described = route.description and route.name != fleet.fallback
+        return route.utterances or ((route.description,) if described else ())
+
+    return [(route.name, text) for route in fleet.routes for text in own(route)]
+
+
+def embed_seeds(fleet: Fleet, *, encoder: Embedder) -> Seeds:
+    """Embed what every route speaks by."""
+    said = spoken(fleet)
+    routes = np.array([fleet.names.index(name) for name, _ in said], dtype=np.int64)
+    fallback = fleet.names.index(fleet.fallback)
+    otherwise = None if fleet.routes[fallback].utterances else fallback
+    if not said:
         return Seeds(
             X=np.zeros((0, encoder.dimension), np.float32),
-            route=np.zeros(0, np.int64),
+            route=routes,
             means=np.zeros((len(fleet.routes), encoder.dimension), np.float32),
             otherwise=otherwise,
         )
-    X = unit_rows(encoder.embed(texts))[0]
-    means = _means(X, np.array(routes), count=len(fleet.routes))
-    return Seeds(X=X, route=np.array(routes), means=means, otherwise=otherwise)
+    X = unit_rows(encoder.embed([text for _, text in said]))[0]
+    means = _means(X, routes, count=len(fleet.routes))
+    return Seeds(X=X, route=routes, means=means, otherwise=otherwise)
 
 
 def _means(X: Array, routes: npt.NDArray[np.int64], *, count: int) -> Array:

@@ -43,9 +43,10 @@ def hold_back(
 ) -> Held:
     """Refuse takeovers without odds or witnesses, then take the largest step within the limits on changed routes.
 
-    A centroid's old owners are what the incumbent says at its place. Where the new owner is not ``flip_odds`` times as
-    probable as the old one, or fewer than ``flip_users`` users spoke for it, the old owners stay. Then owners go only
-    a part of the way, if all the way changed the route of more of last week's queries than is allowed.
+    A centroid's old owners are what the incumbent says at its place. Where all others together are not ``flip_odds``
+    times as probable as the old one, or fewer than ``flip_users`` users spoke for the new one, the old owners stay:
+    whose questions surely belong elsewhere is not kept until it is sure where. Then owners go only a part of the way,
+    if all the way changed the route of more of last week's queries than is allowed.
     """
     new = candidate.centroids
     before_at = Router(incumbent).score(new.vectors, lengths=np.zeros(len(new.vectors)), similarities=False)
@@ -89,10 +90,11 @@ def _refused(
     rows = np.arange(len(new.vectors))
     owner, old_owner = new.owners.argmax(axis=1), old_owners.argmax(axis=1)
     takeover = owner != old_owner
-    odds = new.owners[rows, owner] / np.maximum(new.owners[rows, old_owner], 1e-9)
+    left = np.maximum(new.owners[rows, old_owner], 1e-9)
     witnesses = _witnesses(new, owner, old_owner, window, evidence, settings=settings)
     # Where any route may please, owners only say what is worth trying: nothing is taken over.
-    refused = takeover & (new.values is None) & ((odds < settings.flip_odds) | (witnesses < settings.flip_users))
+    unsure = (1 - left < settings.flip_odds * left) | (witnesses < settings.flip_users)
+    refused = takeover & (new.values is None) & unsure
     return refused, int((takeover & ~refused).sum())
 
 

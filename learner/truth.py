@@ -7,20 +7,25 @@ import numpy as np
 import numpy.typing as npt
 
 from learner.centroid_shift import distinct, nearest, with_seeded
-from learner.owners import Cube, Near, gather, owners_by_day, posterior, responsibilities
+from learner.owners import Cube, Near, gather, overlap, owners_by_day, posterior, responsibilities
 from learner.settings import LearnerSettings
 from router.version import Array
 
 _LEAST = 1e-4
 _MOST_POINTS = 100
+# So many coarse clusters soon, to learn from little; then one for so many questions, to tell apart what changed.
+_FEW_COARSE = 60
+_IN_COARSE = 45
+_MOST_HAZARD = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """One clustering of the questions, coarse and fine."""
+    """One clustering of the questions, coarse and fine; ``within`` (M, N): in which coarse ones each fine one lies."""
 
     coarse: Near
     fine: Near
+    within: Array
 
 
 def draw_clusters(
@@ -31,25 +36,17 @@ def draw_clusters(
     Many routes need more clusters: a coarse one for each and two fine ones, if there are questions enough.
     """
     once = X[distinct(X)]
-    coarse = int(np.clip(len(once) / 15, min(routes, len(once) / 3), max(settings.coarse_clusters, routes)))
-    fine = int(np.clip(len(once) / 9, min(2 * routes, len(once) / 2), max(settings.most_centroids, 2 * routes)))
-    return tuple(
-        Draw(
-            coarse=_near(
-                X,
-                spherical_clusters(once, count=coarse, settings=settings, seed=seed + 2 * i),
-                day=day,
-                settings=settings,
-            ),
-            fine=_near(
-                X,
-                spherical_clusters(once, count=fine, settings=settings, seed=seed + 2 * i + 1),
-                day=day,
-                settings=settings,
-            ),
-        )
-        for i in range(settings.draws)
-    )
+    n = len(once)
+    usual = max(n / _IN_COARSE, min(n / 15, _FEW_COARSE))
+    coarse = int(np.clip(usual, min(routes, n / 3), max(settings.coarse_clusters, routes)))
+    fine = int(np.clip(n / 9, min(2 * routes, n / 2), max(settings.most_centroids, 2 * routes)))
+
+    def near(count: int, number: int) -> Near:
+        vectors = spherical_clusters(once, count=count, settings=settings, seed=seed + number)
+        return _near(X, vectors, day=day, settings=settings)
+
+    pairs = ((near(coarse, 2 * i), near(fine, 2 * i + 1)) for i in range(settings.draws))
+    return tuple(Draw(coarse=wide, fine=narrow, within=overlap(narrow, wide)) for wide, narrow in pairs)
 
 
 def spherical_clusters(X: Array, *, count: int, settings: LearnerSettings, seed: int) -> Array:
@@ -101,19 +98,37 @@ def improve(
 ) -> tuple[tuple[Owned, ...], npt.NDArray[np.float64]]:
     """One round of expectation maximisation in every draw, and the days' chances of a change that follow from it.
 
-    The coarse clusters' owners start from the examples, the fine ones' from the coarse.
+    The coarse clusters' owners start from the examples, the fine ones' from the coarse; and what changed in a coarse
+    cluster has probably changed in the fine ones that lie in it, which hear less.
     """
     better, changed = [], np.zeros(len(hazard))
     for draw, owners in zip(draws, owned, strict=True):
         prior = prior_owners(draw.coarse, np.log(seeded), weight=settings.seed_weight)
-        coarse, _ = _step(draw.coarse, owners.coarse, prior, said, hazard=hazard)
+        any_route = 1 / prior.shape[1]
+        everywhere = np.broadcast_to(hazard[:, None], (len(hazard), len(prior)))
+        coarse, moved = _step(draw.coarse, owners.coarse, prior, said, hazard=everywhere, fresh=any_route)
         located = np.log(np.maximum(posterior(draw.coarse, coarse), _LEAST))
         prior = prior_owners(draw.fine, located, weight=settings.coarse_weight)
-        fine, left = _step(draw.fine, owners.fine, prior, said, hazard=hazard)
+        told, fresh = _told(draw, coarse, moved, hazard=hazard)
+        fine, left = _step(draw.fine, owners.fine, prior, said, hazard=told, fresh=fresh)
         better.append(Owned(coarse=coarse, fine=fine))
-        changed += left / draw.fine.centroids / len(draws)
+        changed += left.mean(axis=1) / len(draws)
     firm = settings.hazard_mass
     return tuple(better), np.clip((firm * settings.hazard + changed) / (firm + 1), 1e-5, 0.3)
+
+
+def _told(
+    draw: Draw, owners: Cube, moved: npt.NDArray[np.float64], *, hazard: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], Cube]:
+    """By the day, how readily each fine cluster's owner is drawn anew (T, M), and by which chances (T, M, R).
+
+    Beside the day's own hazard, under which any route may come, stands the chance that the coarse clusters changed, the
+    owner then being theirs. It is squared: every coarse cluster is under a little suspicion, which must not add up.
+    """
+    heard = (moved @ draw.within.T) ** 2
+    total = np.minimum(hazard[:, None] + heard, _MOST_HAZARD)
+    share = (heard / (hazard[:, None] + heard))[:, :, None]
+    return total, share * (draw.within @ owners) + (1 - share) / owners.shape[2]
 
 
 def average(draws: tuple[Draw, ...], owned: tuple[Owned, ...], *, last_day: bool) -> Array:
@@ -147,8 +162,8 @@ def _unmoved(near: Near, prior: Cube) -> Cube:
 
 
 def _step(
-    near: Near, owners: Cube, prior: Cube, said: Array, *, hazard: npt.NDArray[np.float64]
+    near: Near, owners: Cube, prior: Cube, said: Array, *, hazard: npt.NDArray[np.float64], fresh: Cube | float
 ) -> tuple[Cube, npt.NDArray[np.float64]]:
     """Who belongs to whom by today's owners, then owners by what was said near them, day by day."""
     share = responsibilities(near, owners, said)
-    return owners_by_day(prior, gather(near, share, said, by_day=True), hazard=hazard)
+    return owners_by_day(prior, gather(near, share, said, by_day=True), hazard=hazard, fresh=fresh)

@@ -1,7 +1,7 @@
 """The training window: what was logged, read from Postgres into frames and arrays."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -70,7 +70,8 @@ class Window:
     rows, in the same order.
     ``votes`` has the latest revision of each feedback that is not withdrawn: feedback_id (str), revision,
     inference_id (str), segment_index (or missing: the whole), value ("up", "down"), correction (a route or missing),
-    submitter, principal (whose key brought it), annotator_kind, occurred_at, received_at.
+    submitter, principal (whose key brought it), annotator_kind, occurred_at, received_at. ``since`` says from when on a
+    version with an example decided, by route and text; an example that is not in it is newer than all units.
     """
 
     units: pd.DataFrame
@@ -78,6 +79,7 @@ class Window:
     votes: pd.DataFrame
     start: datetime | None
     watermark: datetime
+    since: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
 
     def vote_revisions(self) -> list[tuple[str, int]]:
         """Which revision of which feedback is in here."""
