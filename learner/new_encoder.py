@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 from sqlalchemy import Engine
 
-from learner.examples_since import with_examples_since
 from learner.first_version import build_first_version
 from learner.learn import learn_centroids, prepare, within_limits
 from learner.nightly import NothingServes, beyond_trust_region
-from learner.present_prices import at_present_prices
+from learner.past_fleets import heed_past_fleets
 from learner.seeds import Embedder
 from learner.settings import LearnerSettings
 from learner.spikes import observe_costs
@@ -45,8 +44,7 @@ def build_for_encoder(
         if incumbent.encoder == new.fingerprint:
             raise SameEncoder(SameEncoder.__doc__)
         window = read_window(conn, encoder=old, days=settings.window_days)
-        window = with_examples_since(conn, window, incumbent.fleet)
-        window = embedded_anew(at_present_prices(conn, window, incumbent.fleet), encoder=new)
+        window = embedded_anew(heed_past_fleets(conn, window, incumbent.fleet), encoder=new)
     base = build_first_version(incumbent.fleet, encoder=new)
     material = prepare(window, base, encoder=new, settings=settings, seed=settings.seed)
     learned = learn_centroids(material, base, settings=settings)

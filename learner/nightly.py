@@ -13,7 +13,6 @@ from learner.coming_in import AT_ONCE, come_in, decide_entry
 from learner.comparison import Difference, compare_on_log
 from learner.conditions import GateDecision
 from learner.evaluation import Evaluation, compare_golden, evaluate
-from learner.examples_since import with_examples_since
 from learner.folds import Folds, learn_by_folds
 from learner.follow_ups import find_follow_ups
 from learner.forgetting import forgiving, starting_point
@@ -21,7 +20,7 @@ from learner.gate import decide_gate, doubtful_routes
 from learner.kept_routes import keep_owners, keep_routes
 from learner.learn import HeldCentroids, LearnedCentroids, learn_centroids, prepare, within_limits
 from learner.mining import MinedFailure, mine
-from learner.present_prices import at_present_prices
+from learner.past_fleets import heed_past_fleets
 from learner.report import build_report
 from learner.runs import Heartbeat
 from learner.seeds import Embedder, embed_seeds
@@ -272,8 +271,7 @@ def _read(work: _Work, *, until: datetime | None) -> tuple[Window, RouterVersion
         if activation is None:
             raise NothingServes(NothingServes.__doc__)
         incumbent = load(conn, activation.version)
-        window = with_examples_since(conn, window, incumbent.fleet)
-        return at_present_prices(conn, window, incumbent.fleet), incumbent, fresh
+        return heed_past_fleets(conn, window, incumbent.fleet), incumbent, fresh
 
 
 def _nothing(work: _Work, window: Window, incumbent: RouterVersion) -> NightResult:

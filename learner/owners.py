@@ -25,6 +25,11 @@ class Near:
     days: int
     centroids: int
 
+    @property
+    def share(self) -> Array:
+        """How much each of its k centroids speaks for a question, (Q, k); rows sum to one."""
+        return np.asarray(self.pull / self.pull.sum(axis=1, keepdims=True))
+
 
 def bounded(evidence: Array, background: Array, *, purity: float) -> Array:
     """L(d) = log(purity e^{l(d)} + (1 - purity) sum_d' b(d') e^{l(d')}), up to a constant; (Q, R).
@@ -38,8 +43,7 @@ def bounded(evidence: Array, background: Array, *, purity: float) -> Array:
 
 def posterior(near: Near, owners: Cube, *, day: npt.NDArray[np.int64] | None = None) -> Array:
     """p(d|x) = sum_k w_k q_k(d) as of each question's own day, or as of ``day`` (Q,); (Q, R)."""
-    weight = near.pull / near.pull.sum(axis=1, keepdims=True)
-    spread = _spread(near, weight, day=near.day if day is None else day)
+    spread = _spread(near, near.share, day=near.day if day is None else day)
     return np.asarray(spread @ owners.reshape(-1, owners.shape[2]), dtype=np.float32)
 
 
@@ -65,11 +69,7 @@ def responsibilities(near: Near, owners: Cube, said: Array) -> Array:
 
 def overlap(near: Near, other: Near) -> Array:
     """Which share of the questions near each of M centroids lies near each of the N others, (M, N); rows sum to one."""
-
-    def shares(of: Near) -> csr_array:
-        return _spread(of, of.pull / of.pull.sum(axis=1, keepdims=True), day=None)
-
-    together = (shares(near).T @ shares(other)).toarray()
+    together = (_spread(near, near.share, day=None).T @ _spread(other, other.share, day=None)).toarray()
     return np.asarray(together / np.maximum(together.sum(axis=1, keepdims=True), 1e-9), dtype=np.float32)
 
 
@@ -92,7 +92,7 @@ def owners_by_day(
     Args:
         prior: (M, R) rows sum to one, before the first day.
         said: (T, M, R) summed evidence, log likelihoods.
-        hazard: (T, M) chance that the owner is drawn anew since the day before.
+        hazard: (T, M) chance that the owner is drawn anew since the day before; (T, 1) where it is one for all.
         fresh: (T, M, R) by which chances it is then; or the one of every route.
     """
     T, _, _ = said.shape

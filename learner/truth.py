@@ -104,9 +104,8 @@ def improve(
     better, changed = [], np.zeros(len(hazard))
     for draw, owners in zip(draws, owned, strict=True):
         prior = prior_owners(draw.coarse, np.log(seeded), weight=settings.seed_weight)
-        any_route = 1 / prior.shape[1]
-        everywhere = np.broadcast_to(hazard[:, None], (len(hazard), len(prior)))
-        coarse, moved = _step(draw.coarse, owners.coarse, prior, said, hazard=everywhere, fresh=any_route)
+        alike = hazard[:, None]
+        coarse, moved = _step(draw.coarse, owners.coarse, prior, said, hazard=alike, fresh=1 / said.shape[1])
         located = np.log(np.maximum(posterior(draw.coarse, coarse), _LEAST))
         prior = prior_owners(draw.fine, located, weight=settings.coarse_weight)
         told, fresh = _told(draw, coarse, moved, hazard=hazard)
@@ -151,9 +150,8 @@ def softmax(logits: npt.NDArray[np.floating]) -> Array:
 
 def prior_owners(near: Near, log_prior: Array, *, weight: float) -> Cube:
     """Owners (M, R) proportional to exp(weight x mean log prior of the questions near each centroid)."""
-    share = near.pull / near.pull.sum(axis=1, keepdims=True)
     ones = np.ones((len(log_prior), 1), np.float32)
-    total = gather(near, share, np.concatenate([log_prior, ones], axis=1))
+    total = gather(near, near.share, np.concatenate([log_prior, ones], axis=1))
     return softmax(weight * total[:, :-1] / np.maximum(total[:, -1:], 1e-9)).astype(np.float64)
 
 

@@ -59,9 +59,10 @@ def store_inferences(conn: Connection, items: Sequence[Inference], *, apart: boo
             else:
                 first[item.inference_id] = i
                 fresh.append((i, item))
-        store = _store_or_bisect if apart else _store
-        for (i, _), result in zip(fresh, store(conn, [item for _, item in fresh]), strict=True):
-            results[i] = result
+        if fresh:
+            store = _store_or_bisect if apart else _store
+            for (i, _), result in zip(fresh, store(conn, [item for _, item in fresh]), strict=True):
+                results[i] = result
     return [results[i] for i in range(len(items))]
 
 
@@ -103,8 +104,6 @@ def _set_aside(conn: Connection, item: Inference, state: str) -> StoreResult:
 
 
 def _store(conn: Connection, items: list[Inference]) -> list[StoreResult]:
-    if not items:
-        return []
     by_router = items[0].source == ROUTE_ROAD
     wrong = {} if by_router else unknown_segments(conn, items)
     rows = as_json([_row(item) for item in items if item.inference_id not in wrong])

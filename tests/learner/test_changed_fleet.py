@@ -13,7 +13,7 @@ from learner.centroid_shift import nearest
 from learner.changed_fleet import apply_fleet
 from learner.first_version import build_first_version
 from learner.nightly import run_night
-from learner.present_prices import at_present_prices
+from learner.past_fleets import heed_past_fleets
 from learner.window import Window
 from router.decide import Router
 from router.fleet import Fleet, Route
@@ -170,11 +170,12 @@ def test_a_night_hears_what_a_route_costs_at_its_present_price_alone(engine, enc
     changed = apply_fleet(learned, priced("delivery", output_cost_per_token=1e-5), encoder=encoder, settings=NIGHT)
     with engine.begin() as conn:
         number = publish(conn, changed, actor="a test", reason="fleet changed", parent=learned.number).number
-        night = replace(WINDOW, units=WINDOW.units.assign(router_version=[1, 1, number, number]))
-        heard = at_present_prices(conn, night, changed.fleet).units
+        units = WINDOW.units.assign(router_version=[1, 1, number, number], occurred_at=WINDOW.watermark)
+        night = replace(WINDOW, units=units)
+        heard = heed_past_fleets(conn, night, changed.fleet).units
         assert heard["cost"].fillna(-1).tolist() == [-1, 0.2, 0.3, 0.4]  # delivery and repairs, before and after
         conn.execute(text("update router_artifact set bytes = 'x' where version = 1 and part = 'fleet.json'"))
-        assert at_present_prices(conn, night, changed.fleet).units["cost"].notna().all()  # nobody knows any more
+        assert heed_past_fleets(conn, night, changed.fleet).units["cost"].notna().all()  # nobody knows any more
     result = run_night(engine, encoder=encoder, settings=NIGHT, actor="a test", force=True)
     with engine.connect() as conn:
         assert cost_of(load(conn, result.version), "delivery") == pytest.approx((1.5e-3,) * 3)

@@ -6,8 +6,8 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 
-from learner.examples_since import with_examples_since
 from learner.learn import learn_centroids, prepare
+from learner.past_fleets import heed_past_fleets
 from router.registry import publish
 from tests.learner.test_what_is_learned import (
     END,
@@ -57,8 +57,8 @@ def test_an_example_is_as_old_as_the_first_question_that_a_version_with_it_decid
         units = pd.DataFrame(
             {"router_version": [1, number, 1, None], "occurred_at": [FIRST + timedelta(days=d) for d in range(4)]}
         )
-        since = with_examples_since(conn, replace(window(), units=units), grown).since
-        unheard = with_examples_since(conn, replace(window(), units=units[:1]), grown).since
+        since = heed_past_fleets(conn, replace(window(), units=units), grown).since
+        unheard = heed_past_fleets(conn, replace(window(), units=units[:1]), grown).since
     assert since["billing", billing.utterances[0]] == FIRST
     assert since["billing", ADDED] == FIRST + timedelta(days=1)
     assert ("billing", ADDED) not in unheard
