@@ -44,9 +44,11 @@ where inference_id is not null and received_at <= :watermark
 order by feedback_id, revision desc
 """)
 # A row that is being written now has a later time than its transaction's start (or, before the transaction has got its
-# number, than its statement's), so none can slip in behind this.
+# number, than its statement's), so none can slip in behind this. The clock is read before looking who is writing, and
+# they are looked at anew: a transaction keeps what it once saw of them.
+_CLOCK = text("select clock_timestamp() from pg_stat_clear_snapshot()")
 _WATERMARK = text("""
-select least(clock_timestamp(), min(case when backend_xid is null then query_start else xact_start end))
+select least(:now, min(case when backend_xid is null then query_start else xact_start end))
 from pg_stat_activity
 where datname = current_database() and (backend_xid is not null or state = 'active') and pid <> pg_backend_pid()
 """)
@@ -88,7 +90,8 @@ class Window:
 
 def watermark(conn: Connection) -> datetime:
     """Return the database's time up to which nothing more can appear."""
-    return conn.execute(_WATERMARK).scalar_one()  # type: ignore[no-any-return]
+    now = conn.execute(_CLOCK).scalar_one()
+    return conn.execute(_WATERMARK, {"now": now}).scalar_one()  # type: ignore[no-any-return]
 
 
 def read_window(conn: Connection, *, encoder: Embedder, days: float, until: datetime | None = None) -> Window:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -95,6 +96,40 @@ def test_the_watermark_stays_behind_whoever_is_still_writing(engine, encoder):
     window = read(engine, encoder)
     assert window.units["inference_id"].tolist() == [str(late)]
     assert window.units["received_at"].iloc[0] > before
+
+
+_SLOWLY = """
+create schema slowly;
+create function slowly.look() returns setof pg_catalog.pg_stat_activity language plpgsql as $$
+begin
+    return query select * from pg_catalog.pg_stat_activity;
+    perform pg_sleep(0.5);
+end $$;
+create view slowly.pg_stat_activity as select * from slowly.look()
+"""
+
+
+def test_whoever_begins_to_write_while_the_watermark_is_taken_is_after_it(engine, encoder):
+    with engine.begin() as conn:
+        conn.execute(text(_SLOWLY))
+    with ThreadPoolExecutor(1) as other, engine.connect() as writer, engine.connect() as reader:
+        reader.execute(text("set search_path = slowly, pg_catalog, public"))
+        taken = other.submit(watermark, reader)
+        time.sleep(0.25)
+        (late,) = ask(writer, encoder, "begun after the look at who writes")
+        before = taken.result()
+        writer.commit()
+    assert read(engine, encoder, until=before).units.empty
+    assert read(engine, encoder).units["inference_id"].tolist() == [str(late)]
+
+
+def test_a_second_watermark_of_a_transaction_knows_who_writes_by_then(engine, encoder):
+    with engine.connect() as writer, engine.connect() as reader:
+        watermark(reader)
+        ask(writer, encoder, "begun after the first")
+        before = watermark(reader)
+        writer.commit()
+    assert read(engine, encoder, until=before).units.empty
 
 
 def test_no_row_ever_slips_in_behind_a_watermark(engine, encoder):
