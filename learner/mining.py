@@ -1,10 +1,11 @@
 """Mine failures: every kind with evidence that a person can read, and a label where the evidence suggests one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from learner.estimates import Estimates
@@ -15,6 +16,9 @@ from learner.window import Window
 from telemetry.failure_kinds import FailureKind
 
 _LIKED_FOLLOW_UP, _CORRECTION = 0.80, 0.95
+_LIKELY = 0.5
+# So much likelier is a dislike where nothing was to be split (odds): needed segments are disliked for other reasons.
+_DISLIKED = 2.0
 _SPIKE = 6.0
 _NEXT = 30
 _MARKS = " ?.!,"
@@ -170,19 +174,50 @@ def _latency_spikes(night: _Night) -> list[MinedFailure]:
 
 
 def _unneeded_splits(night: _Night) -> list[MinedFailure]:
-    """A split whose segments all belong to one route, as believed by now; or whose extra segment was disliked."""
+    """A split whose segments all belong to one route, as believed by now, or a disliked one to that beside it.
+
+    A dislike alone says little: most are for a bad answer or for the wrong one of two routes that were both needed.
+    """
     found = []
     disliked = set(night.votes.loc[(night.votes["value"] == "down") & ~night.votes["on_whole"], "at"])
     for _, parts in night.units[night.units["segment_count"] > 1].groupby("inference_id", sort=False):
-        best = night.estimates.posteriors[parts["at"].to_numpy()].argmax(axis=1)
-        one = len(set(best.tolist())) == 1
-        extra = [int(i) for i, at in zip(parts["segment_index"], parts["at"], strict=True) if at in disliked]
+        P = night.estimates.posteriors[parts["at"].to_numpy()].astype(np.float64)
+        together = P.prod(axis=0)
+        one = float(together.sum()) >= _LIKELY
+        extra = {} if one else _extra_segments(P, [at in disliked for at in parts["at"]])
         if not one and not extra:
             continue
-        route = night.estimates.routes[int(best[0])] if one else None
-        evidence = {"routes": parts["route"].tolist(), "all_belong_to": route, "disliked_segments": extra}
-        row = next(parts.itertuples())
-        found.append(_failure(row, "unneeded_split", evidence, to=route, weight=0.8 if one else 0.5))
+        index = parts["segment_index"].tolist()
+        route = night.estimates.routes[int(together.argmax())] if one else None
+        chance = float(together.sum()) if one else max(chance for _, chance in extra.values())
+        evidence = {
+            "routes": parts["route"].tolist(),
+            "all_belong_to": route,
+            "disliked_segments": [int(index[j]) for j in extra],
+            "unneeded_starts": [int(i) for i in index[1:]] if one else [int(index[j]) for j, _ in extra.values()],
+            "probability": round(chance, 3),
+        }
+        found.append(_failure(next(parts.itertuples()), "unneeded_split", evidence, to=route, weight=chance))
+    return found
+
+
+def _extra_segments(P: npt.NDArray[np.float64], disliked: Sequence[bool]) -> dict[int, tuple[int, float]]:
+    """The disliked segments that belong to the route of one beside them, probably.
+
+    Args:
+        P: (m, R) of the segments' routes.
+        disliked: (m,) whether it was.
+
+    Returns:
+        By segment, which segment's start parts it from where it belongs, and how probable that is.
+    """
+    odds = _DISLIKED * (beside := (P[1:] * P[:-1]).sum(axis=1)) / np.maximum(1 - beside, 1e-9)
+    found = {}
+    for j in np.flatnonzero(disliked):
+        start = max((i for i in (j, j + 1) if 0 < i < len(P)), key=lambda i: odds[i - 1])
+        chance = float(odds[start - 1] / (1 + odds[start - 1]))
+        if chance >= _LIKELY:
+            found[int(j)] = (int(start), chance)
     return found
 
 

@@ -131,19 +131,11 @@ def _person(row: Any) -> str:
 
 
 def _needed_starts(segments: Sequence[Any], failure: MinedFailure) -> tuple[int, ...] | None:
-    """Where the segments start that nobody disliked; none where all belong to one route; None where it is not known."""
-    if failure.evidence["all_belong_to"]:
-        return ()
-    if any(pd.isna(segment.start_offset) for segment in segments):
-        return None  # a gateway that splits by itself need not tell where
-    disliked = {int(str(index)) for index in _listed(failure.evidence["disliked_segments"])}
-    starts = [
-        int(segment.start_offset)
-        for segment in segments
-        if segment.segment_index and segment.segment_index not in disliked
-    ]
-    # The first segment was disliked: it belongs to the second, if there is one.
-    return tuple(starts[1:] if 0 in disliked else starts)
+    """Where the segments start that are needed, without the first; None where that is not known."""
+    unneeded = {int(str(index)) for index in _listed(failure.evidence["unneeded_starts"])}
+    needed = [one.start_offset for one in segments if one.segment_index and one.segment_index not in unneeded]
+    # A gateway that splits by itself need not tell where.
+    return None if any(pd.isna(start) for start in needed) else tuple(map(int, needed))
 
 
 def _listed(value: object) -> list[object]:

@@ -28,7 +28,7 @@ def log(engine, encoder):
 
 class Log:
     def __init__(self, engine, encoder):
-        self.engine, self.encoder, self.truth, self.count = engine, encoder, {}, 0
+        self.engine, self.encoder, self.truth, self.believed, self.count = engine, encoder, {}, {}, 0
 
     def ask(self, text, route, *, truth=None, votes=(), **rest):
         self.count += 1
@@ -47,6 +47,9 @@ class Log:
             window = read_window(conn, encoder=self.encoder, days=90)
         follow_ups = find_follow_ups(window, similarity=0.92, minutes=30)
         right = np.array([ROUTES.index(self.truth[t]) for t in window.units["text"]])
+        posteriors = np.where(np.arange(3) == right[:, None], 0.9, 0.05).astype(np.float32)
+        for row, question in enumerate(window.units["text"]):
+            posteriors[row] = self.believed.get(question, posteriors[row])
         estimates = Estimates(
             routes=ROUTES,
             success=(0.8,) * 3,
@@ -56,7 +59,7 @@ class Log:
             own_down_share=(0.2,) * 3,
             votes=(0,) * 3,
             thumbs_down=(0,) * 3,
-            posteriors=np.where(np.arange(3) == right[:, None], 0.9, 0.05).astype(np.float32),
+            posteriors=posteriors,
             wrong_route_given_down=dict.fromkeys(window.votes["feedback_id"], 0.9),
         )
         found = mine(window, follow_ups, estimates, SETTINGS)
@@ -117,14 +120,78 @@ def test_a_spike_stands_out_within_its_route_and_carries_no_label(log, kind, out
     assert failure.evidence["robust_z"] > 6
 
 
+def ask_in_parts(log, *parts, disliked=()):
+    """A question that was split into parts (text, served route, what is believed of ROUTES), some of them disliked."""
+    whole, segments = "", []
+    for index, (words, route, believed) in enumerate(parts):
+        whole += " and " * bool(whole)
+        segments.append(part(index, words, route, start=len(whole), encoder=log.encoder))
+        log.believed[words] = believed
+        whole += words
+    votes = [{"value": "down", "segment_index": index} for index in disliked]
+    return log.ask(whole, parts[0][1], segments=segments, votes=votes)
+
+
 def test_a_split_whose_parts_belong_together_is_unneeded(log):
-    segments = [
-        part(0, "where is my parcel", "delivery", start=0, encoder=log.encoder),
-        part(1, "the blue one", "repairs", start=20, encoder=log.encoder),
-    ]
-    log.ask("where is my parcel, the blue one", "delivery", truth="delivery", segments=segments)
+    ask_in_parts(
+        log,
+        ("where is my parcel", "delivery", (0.05, 0.9, 0.05)),
+        ("the blue one", "repairs", (0.05, 0.9, 0.05)),
+    )
     (failure,) = log.mined("unneeded_split")
     assert failure.suggested_route == "delivery"
+    assert failure.evidence["unneeded_starts"] == [1]
+    assert failure.weight == pytest.approx(0.81 + 2 * 0.0025, abs=1e-3)
+
+
+def test_parts_of_which_little_is_known_are_not_taken_for_one_questions(log):
+    """The same route is likeliest for both, but probably not right for both."""
+    ask_in_parts(
+        log,
+        ("which drill for concrete", "billing", (0.3, 0.3, 0.4)),
+        ("how long is its guarantee", "repairs", (0.05, 0.05, 0.9)),
+    )
+    assert log.mined("unneeded_split") == []
+
+
+@pytest.mark.parametrize("disliked", [(0,), (1,), (0, 1)])
+def test_a_dislike_of_a_part_that_was_needed_is_no_unneeded_split(log, disliked):
+    """Its route was wrong or its answer was bad; what joins two requests must not be learned as joining nothing."""
+    ask_in_parts(
+        log,
+        ("delete my account", "repairs", (0.9, 0.05, 0.05)),
+        ("send me the parcel", "delivery", (0.1, 0.85, 0.05)),
+        disliked=disliked,
+    )
+    assert log.mined("unneeded_split") == []
+    assert len(log.mined("thumbs_down")) == len(disliked)
+
+
+def test_a_disliked_part_that_may_well_belong_to_its_neighbour_was_not_needed(log):
+    parts = (
+        ("refund my kettle", "billing", (0.9, 0.05, 0.05)),
+        ("where is my parcel", "delivery", (0.05, 0.9, 0.05)),
+        ("the blue one", "repairs", (0.1, 0.45, 0.45)),
+    )
+    ask_in_parts(log, *parts)
+    assert log.mined("unneeded_split") == []
+    one = ask_in_parts(log, *parts, disliked=(2,))
+    (failure,) = log.mined("unneeded_split")
+    assert (failure.inference_id, failure.suggested_route) == (one, None)
+    assert (failure.evidence["disliked_segments"], failure.evidence["unneeded_starts"]) == ([2], [2])
+    assert 0.5 < failure.weight < 0.7
+
+
+def test_a_disliked_first_part_belongs_to_the_second(log):
+    ask_in_parts(
+        log,
+        ("the blue one", "repairs", (0.1, 0.45, 0.45)),
+        ("where is my parcel", "delivery", (0.05, 0.9, 0.05)),
+        ("refund my kettle", "billing", (0.9, 0.05, 0.05)),
+        disliked=(0,),
+    )
+    (failure,) = log.mined("unneeded_split")
+    assert (failure.evidence["disliked_segments"], failure.evidence["unneeded_starts"]) == ([0], [1])
 
 
 def test_a_part_that_was_asked_alone_and_liked_elsewhere_is_a_missed_split(log):

@@ -136,7 +136,7 @@ def test_all_votes_of_one_user_end_no_night_and_take_over_nothing(engine, encode
 
 
 def split_question(encoder, at, i):
-    parts = ("where is the kettle", "my card was refused for the radio")
+    parts = ("where is the kettle", "track the radio for me")
     segments = (
         part(0, parts[0], "delivery", start=0, encoder=encoder),
         part(1, parts[1], "billing", start=len(parts[0]) + 5, encoder=encoder),
@@ -151,8 +151,8 @@ def test_without_any_text_a_night_mines_learns_and_reports(engine, encoder, tmp_
     log_day(engine, encoder, first)
     at = datetime.now(UTC) - timedelta(hours=3)
     items = [split_question(encoder, at, i) for i in range(8)]
-    votes = [thumb(item.inference_id, "down", by=f"user {i}", segment_index=i % 2) for i, item in enumerate(items)]
-    votes += [thumb(item.inference_id, "down", by=f"user {i}") for i, item in enumerate(items)]
+    votes = [thumb(item.inference_id, "down", by=f"user {i}", segment_index=1) for i, item in enumerate(items)]
+    votes += [thumb(item.inference_id, "up", by=f"user {i}", segment_index=0) for i, item in enumerate(items)]
     with engine.begin() as conn:
         store_inferences(conn, items)
         store_feedback(conn, votes)

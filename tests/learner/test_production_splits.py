@@ -36,10 +36,9 @@ class Log:
         self._add(query, by, (0, len(query)))
         self._fail("missed_split", {"part_start": start, "part_end": start + len(part)}, weight=0.8)
 
-    def unneeded(self, query, *spans, by, one=True, disliked=()):
+    def unneeded(self, query, *spans, by, starts):
         self._add(query, by, *spans)
-        evidence = {"all_belong_to": "billing" if one else None, "disliked_segments": list(disliked)}
-        self._fail("unneeded_split", evidence, weight=0.8 if one else 0.5)
+        self._fail("unneeded_split", {"unneeded_starts": list(starts)}, weight=0.8)
 
     def asked_in_part(self, query, part, *, by):
         for text in (query, part):
@@ -165,21 +164,21 @@ def test_letters_that_grow_in_lower_case_move_no_offset(log):
 
 
 def test_a_split_whose_parts_belong_together_is_learned_as_one_question(log):
-    log.unneeded("pay my bill and the blue one", (0, 11), (16, 28), by="user 1")
+    log.unneeded("pay my bill and the blue one", (0, 11), (16, 28), by="user 1", starts=[1])
     (example,) = (*log.learned().train, *log.learned().held)
     assert (example.starts, example.weight) == ((), 1.6)
 
 
-def test_only_the_disliked_segment_of_three_loses_its_boundary(log):
-    log.unneeded("one two three", (0, 3), (4, 7), (8, 13), by="user 1", one=False, disliked=[2])
+def test_only_the_unneeded_start_of_three_segments_goes(log):
+    log.unneeded("one two three", (0, 3), (4, 7), (8, 13), by="user 1", starts=[2])
     (example,) = (*log.learned().train, *log.learned().held)
-    assert (example.starts, example.weight) == ((4,), 1.0)
-    log.unneeded("uno dos tres", (0, 3), (4, 7), (8, 12), by="user 2", one=False, disliked=[0])
+    assert (example.starts, example.weight) == ((4,), 1.6)
+    log.unneeded("uno dos tres", (0, 3), (4, 7), (8, 12), by="user 2", starts=[1])
     assert (8,) in {e.starts for e in (*log.learned().train, *log.learned().held)}
 
 
 def test_a_segment_of_which_nobody_said_where_it_starts_teaches_no_boundary(log):
-    log.unneeded("one two three", (0, 3), (4, 7), (8, 13), by="user 1", one=False, disliked=[2])
+    log.unneeded("one two three", (0, 3), (4, 7), (8, 13), by="user 1", starts=[2])
     log.rows[1]["start_offset"] = None
     learned = log.learned()
     assert (learned.train, learned.held) == ((), ())
