@@ -11,6 +11,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 import re2
+from pydantic_core import to_json
 
 from api.schemas import DecisionBody, FeedbackEvent, InferenceEvent, Judgement, SegmentBody, Strict
 from router.decision import Candidate, Decision, RoutedSegment
@@ -256,4 +257,4 @@ def _target(event: FeedbackEvent) -> tuple[TargetKind, str]:
 
 
 def _digest(event: Strict, *, without: set[str] | None = None) -> bytes:
-    return hashlib.sha256(event.model_dump_json(exclude=without, exclude_none=True).encode()).digest()
+    return hashlib.sha256(to_json(event, exclude=without, exclude_none=True)).digest()

@@ -187,7 +187,7 @@ _STORE_OUTCOMES = _storing(
 def _row(item: Inference) -> dict[str, object]:
     """What is known of an inference and its payload, by column; what is not known is left out."""
     row: dict[str, object] = {
-        "inference_id": str(item.inference_id),
+        "inference_id": item.inference_id,
         "sources": [item.source],
         "payload_sha256": item.payload_sha256,
         "client_sent_at": item.client_sent_at,

