@@ -182,19 +182,22 @@ def _unneeded_splits(night: _Night) -> list[MinedFailure]:
     disliked = set(night.votes.loc[(night.votes["value"] == "down") & ~night.votes["on_whole"], "at"])
     for _, parts in night.units[night.units["segment_count"] > 1].groupby("inference_id", sort=False):
         P = night.estimates.posteriors[parts["at"].to_numpy()].astype(np.float64)
-        together = P.prod(axis=0)
-        one = float(together.sum()) >= _LIKELY
-        extra = {} if one else _extra_segments(P, [at in disliked for at in parts["at"]])
-        if not one and not extra:
-            continue
         index = parts["segment_index"].tolist()
-        route = night.estimates.routes[int(together.argmax())] if one else None
-        chance = float(together.sum()) if one else max(chance for _, chance in extra.values())
+        together = P.prod(axis=0)
+        chance, route, extra = float(together.sum()), None, {}
+        if chance >= _LIKELY:
+            route, unneeded = night.estimates.routes[int(together.argmax())], index[1:]
+        else:
+            extra = _extra_segments(P, [at in disliked for at in parts["at"]])
+            unneeded = [index[start] for start, _ in extra.values()]
+            chance = max((probable for _, probable in extra.values()), default=0.0)
+        if not unneeded and route is None:
+            continue
         evidence = {
             "routes": parts["route"].tolist(),
             "all_belong_to": route,
-            "disliked_segments": [int(index[j]) for j in extra],
-            "unneeded_starts": [int(i) for i in index[1:]] if one else [int(index[j]) for j, _ in extra.values()],
+            "disliked_segments": [index[j] for j in extra],
+            "unneeded_starts": unneeded,
             "probability": round(chance, 3),
         }
         found.append(_failure(next(parts.itertuples()), "unneeded_split", evidence, to=route, weight=chance))
@@ -211,7 +214,8 @@ def _extra_segments(P: npt.NDArray[np.float64], disliked: Sequence[bool]) -> dic
     Returns:
         By segment, which segment's start parts it from where it belongs, and how probable that is.
     """
-    odds = _DISLIKED * (beside := (P[1:] * P[:-1]).sum(axis=1)) / np.maximum(1 - beside, 1e-9)
+    beside = (P[1:] * P[:-1]).sum(axis=1)
+    odds = _DISLIKED * beside / np.maximum(1 - beside, 1e-9)
     found = {}
     for j in np.flatnonzero(disliked):
         start = max((i for i in (j, j + 1) if 0 < i < len(P)), key=lambda i: odds[i - 1])

@@ -69,7 +69,7 @@ async def log_inferences(request: Request) -> JSONResponse:
 
 
 class _BatchAnswer(JSONResponse):
-    """A thousand results are written by what writes ids and all as they are, in a tenth of the time."""
+    """A thousand results are written by what takes ids as they are and a fraction of json's time."""
 
     def render(self, content: Any) -> bytes:
         """Return the body."""

@@ -110,9 +110,8 @@ create view slowly.pg_stat_activity as select * from slowly.look()
 
 
 def test_whoever_begins_to_write_while_the_watermark_is_taken_is_after_it(engine, encoder):
-    with engine.begin() as conn:
-        conn.execute(text(_SLOWLY))
     with ThreadPoolExecutor(1) as other, engine.connect() as writer, engine.connect() as reader:
+        reader.execute(text(_SLOWLY))  # in a transaction that is never committed
         reader.execute(text("set search_path = slowly, pg_catalog, public"))
         taken = other.submit(watermark, reader)
         time.sleep(0.25)
