@@ -15,7 +15,7 @@ from learner.production_splits import bare_words, doubted_queries, production_sp
 from learner.settings import LearnerSettings
 from learner.splitter_gate import splitter_conditions, splitter_kept
 from learner.splitter_judge import Judged, judge_splitter, judged_queries
-from learner.splitter_training import train_splitter
+from learner.splitter_training import averaged, train_splitter
 from learner.window import Window
 from router.fleet import Fleet
 from router.splitter import boundaries
@@ -81,7 +81,8 @@ def retrain_splitter(
     train, held = [_single(some, learned.connectors, incumbent.splitter, encoder=encoder) for some in (train, held)]
     count = min(settings.splitter_examples, 5 * sum(map(len, train.values())))
     examples = concatenations(train, count=count, seed=seed, heard=learned.connectors) + list(learned.train)
-    arrays = train_splitter(examples, encoder=encoder, seed=seed, warm_start=incumbent.splitter or None)
+    trained = train_splitter(examples, encoder=encoder, seed=seed, warm_start=incumbent.splitter or None)
+    arrays = averaged(incumbent.splitter, trained)
     queries = judged_queries(
         held, mined=learned.held, heard=learned.connectors, count=settings.splitter_judged, seed=seed
     )

@@ -25,6 +25,7 @@ BATCH = 32
 LEARNING_RATE = 2e-3
 LEARNING_RATE_AGAIN = 1e-3  # gentler where there is something to forget
 DROPOUT = 0.25
+NEW_SHARE = 0.6
 
 
 class HiddenEncoder(Protocol):
@@ -82,6 +83,19 @@ def train_splitter(
     finally:
         torch.set_num_threads(threads)
     return {name: np.ascontiguousarray(tensor.detach().numpy()) for name, tensor in tensors.items()}
+
+
+def averaged(before: Mapping[str, Array], new: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the mean of two splitters' weights, the new one's counting ``NEW_SHARE``; the new one if shapes differ.
+
+    What both know stays, and what the new one knows alone is mostly kept: the mean of a model and of what it was
+    trained on to loses far less of what it could than it gives up of what was learned (Wortsman et al., Robust
+    fine-tuning of zero-shot models, 2022).
+    """
+    if {n: a.shape for n, a in before.items()} != {n: a.shape for n, a in new.items()}:
+        return dict(new)
+    share = np.float32(NEW_SHARE)
+    return {name: share * array + (1 - share) * before[name] for name, array in new.items()}
 
 
 def _prepare(examples: Sequence[SplitExample], *, encoder: HiddenEncoder) -> list[_Prepared]:

@@ -7,10 +7,10 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from learner.concatenate import SplitExample, concatenations
+from learner.concatenate import SplitExample, concatenations, join
 from learner.connectors import CONNECTORS
 from learner.first_version import build_first_version
-from learner.splitter_training import train_splitter
+from learner.splitter_training import averaged, train_splitter
 from router.artifact import pack
 from router.decide import Router, decide
 from router.decision import Boundary, Decision
@@ -255,6 +255,34 @@ def test_a_warm_start_goes_on_from_what_was_learned(splitter, encoder):
     mined = [SplitExample(text="rent a car for three days", starts=(11,), ends=(10,))] * 200
     learned = train_splitter(mined, encoder=encoder, seed=0, warm_start=splitter)
     assert segments(learned, encoder, "rent a car for three days") == ["rent a car", "for three days"]
+
+
+def test_what_was_known_outlives_a_night_that_taught_one_thing_only(splitter, encoder):
+    pools = list(QUERIES.values())
+    ways = [("in the same breath", i % 8, (i + 1) % 8, i % 5) for i in range(160)]
+    taught = [join([pools[a][n], pools[b][n + 1]], [f" {said} "]) for said, a, b, n in ways]
+    new = train_splitter(taught, encoder=encoder, seed=0, warm_start=splitter)
+    mean = averaged(splitter, new)
+    known = concatenations(QUERIES, count=200, seed=9)
+    heard = [join([pools[i][7], pools[i - 1][8]], [" in the same breath "]) for i in range(8)]
+
+    def right(arrays, examples):
+        encodings = encoder.encode([one.text for one in examples], hidden=True)
+        found = [
+            cut(one.text, boundaries(arrays, encoding, one.text), threshold=0.5)
+            for one, encoding in zip(examples, encodings, strict=True)
+        ]
+        return sum(tuple(a for a, _ in f[1:]) == one.starts for f, one in zip(found, examples, strict=True))
+
+    assert right(splitter, known) > right(mean, known) > right(new, known)
+    assert right(mean, heard) == len(heard)
+    assert {array.dtype for array in mean.values()} == {np.dtype(np.float32)}
+
+
+def test_without_a_splitter_of_the_same_shapes_before_it_the_new_one_stands_alone(splitter):
+    assert averaged({}, splitter) == splitter
+    assert averaged({**splitter, "head.bias": np.zeros(5, np.float32)}, splitter) == splitter
+    assert averaged(splitter, {}) == {}
 
 
 def test_without_a_split_in_the_examples_there_is_no_splitter(encoder):
