@@ -85,18 +85,21 @@ def _better(evaluation: Evaluation) -> Condition:
 
 
 def _enough_evidence(overall: Difference, settings: LearnerSettings) -> Condition:
-    missing = max(0.0, settings.least_evidence - overall.evidence)
+    """What changes a percent of the queries can lose a point at worst, and needs a part of the evidence only."""
+    part = min(overall.disagreement / settings.large_change, 1.0) if settings.large_change else 1.0
+    needed = settings.least_evidence * part
+    missing = max(0.0, needed - overall.evidence)
     more = f"; it needs about {_requests(missing, overall)} more rated requests" if missing else ""
     return Condition(
         name="enough_evidence",
         passed=missing == 0,
         figure=overall.evidence,
-        threshold=settings.least_evidence,
+        threshold=needed,
         n=overall.n,
         bound=None,
         sentence=(
             f"{overall.disagreement:.1%} of the queries would go elsewhere; what is known of them is worth "
-            f"{overall.evidence:.0f} votes, {settings.least_evidence:.0f} are needed{more}."
+            f"{overall.evidence:.0f} votes, {needed:.0f} are needed{more}."
         ),
     )
 

@@ -79,6 +79,7 @@ class LearnerSettings:
     value_spread: float = _setting(0.05, "in a fleet of models, by how much the expected gain may be wrong")
     recent_questions: int = _setting(1000, "the evaluation's half-life is never less than the age of so many questions")
     least_evidence: float = _setting(15.0, "votes' worth of evidence needed where the versions disagree")
+    large_change: float = _setting(0.05, "share of the queries that change from which on all of that is needed")
     least_route_evidence: float = _setting(15.0, "votes' worth of evidence without which a large route stays as it is")
     most_route_loss_points: float = _setting(5.0, "points that one route may lose before it stays as it is")
     most_dearer: float = _setting(0.05, "share by which expected cost or latency may rise")
@@ -116,7 +117,10 @@ class LearnerSettings:
 
 
 _SHARES = frozenset(
-    ("most_churn", "most_route_churn", "reask_floor", "explore_share", "reask_similarity", "largest_share")
+    (
+        *("most_churn", "most_route_churn", "reask_floor", "explore_share"),
+        *("reask_similarity", "largest_share", "large_change"),
+    )
 )
 _CHANCES = frozenset(  # certain ones leave nothing to learn: their odds are infinite
     ("purity", "hazard", "example_confidence", "correction_confidence", "gate_level")

@@ -71,6 +71,16 @@ def test_one_thing_that_is_worse_holds_the_version_and_is_named(evaluation, cond
     assert len(gate.missing) == 1
 
 
+@pytest.mark.parametrize(("changes", "needed"), [(0.01, 3.0), (0.03, 9.0), (0.05, 15.0), (0.4, 15.0)])
+def test_what_changes_few_queries_needs_less_evidence_for_it_can_lose_little(changes, needed):
+    assert failed(overall(disagreement=changes, evidence=needed + 0.1)) == []
+    held = overall(disagreement=changes, evidence=needed - 0.1)
+    assert failed(held) == ["enough_evidence"]
+    assert f"{needed:.0f} are needed" in decide_gate(held, SETTINGS).missing[0]
+    always = replace(SETTINGS, large_change=0.0)
+    assert decide_gate(overall(disagreement=changes, evidence=14.9), always).verdict == "held"
+
+
 def test_every_sentence_names_its_figures_and_what_is_missing():
     gate = decide_gate(overall(evidence=3.0), SETTINGS)
     words = {condition.name: condition.sentence for condition in gate.conditions}
