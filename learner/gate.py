@@ -99,9 +99,13 @@ def _enough_evidence(overall: Difference, settings: LearnerSettings) -> Conditio
         bound=None,
         sentence=(
             f"{overall.disagreement:.1%} of the queries would go elsewhere; what is known of them is worth "
-            f"{overall.evidence:.0f} votes, {needed:.0f} are needed{more}."
+            f"{_votes(overall.evidence)} votes, {_votes(needed)} are needed{more}."
         ),
     )
+
+
+def _votes(worth: float) -> str:
+    return f"{worth:.0f}" if worth >= 10 else f"{worth:.1f}"
 
 
 def _harmed(d: Difference, settings: LearnerSettings) -> bool:

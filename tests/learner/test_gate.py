@@ -71,12 +71,20 @@ def test_one_thing_that_is_worse_holds_the_version_and_is_named(evaluation, cond
     assert len(gate.missing) == 1
 
 
-@pytest.mark.parametrize(("changes", "needed"), [(0.01, 3.0), (0.03, 9.0), (0.05, 15.0), (0.4, 15.0)])
-def test_what_changes_few_queries_needs_less_evidence_for_it_can_lose_little(changes, needed):
+@pytest.mark.parametrize(
+    ("changes", "needed", "told"),
+    [
+        (0.01, 3.0, "2.9 votes, 3.0"),
+        (0.03, 9.0, "8.9 votes, 9.0"),
+        (0.05, 15.0, "15 votes, 15"),
+        (0.4, 15.0, "15 votes, 15"),
+    ],
+)
+def test_what_changes_few_queries_needs_less_evidence_for_it_can_lose_little(changes, needed, told):
     assert failed(overall(disagreement=changes, evidence=needed + 0.1)) == []
     held = overall(disagreement=changes, evidence=needed - 0.1)
     assert failed(held) == ["enough_evidence"]
-    assert f"{needed:.0f} are needed" in decide_gate(held, SETTINGS).missing[0]
+    assert f"is worth {told} are needed; it needs about" in decide_gate(held, SETTINGS).missing[0]
     always = replace(SETTINGS, large_change=0.0)
     assert decide_gate(overall(disagreement=changes, evidence=14.9), always).verdict == "held"
 
