@@ -60,8 +60,8 @@ def retrain_splitter(
     """Train on questions of different routes put together, and on mined missed and unneeded splits.
 
     Questions are parted before they are put together: what is held out shares no question with what trains. Another
-    ``seed`` each night joins them in other ways, and what yesterday's splitter knows is where training starts. The
-    new one is taken only if ``splitter_conditions`` hold on every kind of query.
+    ``seed`` each night joins them in other ways, and what yesterday's splitter knows is where training starts, and the
+    mean of both is the new one. It is taken only if ``splitter_conditions`` hold on every kind of query.
     """
     if settings.splitter_examples == 0:
         return NightSplitter(arrays=incumbent.splitter)

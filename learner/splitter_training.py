@@ -76,7 +76,7 @@ def train_splitter(
         prepared = [p for p in _prepare(examples, encoder=encoder) if len(p.tokens) > 1]
         generator = torch.Generator().manual_seed(seed)
         tensors, rate = _first_tensors(prepared[0].hidden.shape[1], generator), LEARNING_RATE
-        if warm_start and all(n in warm_start and warm_start[n].shape == t.shape for n, t in tensors.items()):
+        if warm_start and _fits(warm_start, tensors):
             tensors = {name: torch.from_numpy(warm_start[name].copy()) for name in tensors}
             rate = LEARNING_RATE_AGAIN
         _fit(tensors, prepared, generator=generator, seed=seed, rate=rate, progress=progress)
@@ -88,14 +88,18 @@ def train_splitter(
 def averaged(before: Mapping[str, Array], new: Mapping[str, Array]) -> dict[str, Array]:
     """Return the mean of two splitters' weights, the new one's counting ``NEW_SHARE``; the new one if shapes differ.
 
-    What both know stays, and what the new one knows alone is mostly kept: the mean of a model and of what it was
-    trained on to loses far less of what it could than it gives up of what was learned (Wortsman et al., Robust
-    fine-tuning of zero-shot models, 2022).
+    What both know stays, and of what the new one alone knows most does: so much more is kept of what was known before
+    than is given up of what was learned (Wortsman et al., Robust fine-tuning of zero-shot models, 2022).
     """
-    if {n: a.shape for n, a in before.items()} != {n: a.shape for n, a in new.items()}:
+    if not _fits(before, new):
         return dict(new)
     share = np.float32(NEW_SHARE)
     return {name: share * array + (1 - share) * before[name] for name, array in new.items()}
+
+
+def _fits(before: Mapping[str, Array], weights: "Mapping[str, Array] | Tensors") -> bool:
+    """Whether there is an earlier array of the same shape for each of the weights."""
+    return all(name in before and before[name].shape == weight.shape for name, weight in weights.items())
 
 
 def _prepare(examples: Sequence[SplitExample], *, encoder: HiddenEncoder) -> list[_Prepared]:

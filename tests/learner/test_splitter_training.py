@@ -259,12 +259,12 @@ def test_a_warm_start_goes_on_from_what_was_learned(splitter, encoder):
 
 def test_what_was_known_outlives_a_night_that_taught_one_thing_only(splitter, encoder):
     pools = list(QUERIES.values())
-    ways = [("in the same breath", i % 8, (i + 1) % 8, i % 5) for i in range(160)]
-    taught = [join([pools[a][n], pools[b][n + 1]], [f" {said} "]) for said, a, b, n in ways]
+    said = [" in the same breath "]
+    taught = [join([pools[i % 8][i % 5], pools[(i + 1) % 8][i % 5 + 1]], said) for i in range(160)]
     new = train_splitter(taught, encoder=encoder, seed=0, warm_start=splitter)
     mean = averaged(splitter, new)
     known = concatenations(QUERIES, count=200, seed=9)
-    heard = [join([pools[i][7], pools[i - 1][8]], [" in the same breath "]) for i in range(8)]
+    heard = [join([pools[i][7], pools[i - 1][8]], said) for i in range(8)]
 
     def right(arrays, examples):
         encodings = encoder.encode([one.text for one in examples], hidden=True)
