@@ -22,8 +22,9 @@ from api.feedback_tokens import TokenSigner
 from api.intake import Intake
 from api.keyring import Keyring
 from api.metrics import Metrics
-from api.protocol import DOOR
+from api.protocol import DOOR, REFUSAL
 from api.recording import Recording
+from api.refuser import Refuser
 from api.routes import deciding, feedback, golden, health, inferences, nights, rollouts, versions
 from api.schemas import BODIES
 from api.settings import Settings
@@ -161,14 +162,18 @@ def _number(watch: RouterWatch) -> int:
 def _door(intake: Intake, metrics: Metrics) -> Door:
     """Return the door of this process, which counts whom it refuses as the application would."""
 
-    def count(path: str) -> None:
-        metrics.count(metrics.requests, path, "429")
-        intake.shed(batch=path.endswith(":batch"))
+    def count(path: str, number: int) -> None:
+        metrics.count(metrics.requests, path, "429", number=number)
+        intake.shed(number, batch=path.endswith(":batch"))
 
-    door = Door(intake, count=count)
+    def overloaded() -> bool:
+        door.count_refused_beside()
+        return door.overloaded
+
+    door = Door(intake, count=count, refuser=Refuser(answer=REFUSAL))
     held, late = "Writes that have come and are not yet queued", "1 while writes are refused for lack of time"
     metrics.watch("trimtab_writes_in_hand", held, lambda: door.writes, together="livesum")
-    metrics.watch("trimtab_overloaded", late, lambda: door.overloaded, together="livemax")
+    metrics.watch("trimtab_overloaded", late, overloaded, together="livemax")
     return door
 
 
@@ -181,6 +186,8 @@ async def _stop(state: ServerState) -> None:
     state.draining = True
     await state.watch.stop()
     await state.keyring.stop()
+    if state.door.refuser is not None:
+        await state.door.refuser.stop()
     state.intake.stop()
     await state.metrics.stop()
     state.deciding.close()

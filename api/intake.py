@@ -96,9 +96,9 @@ class Intake:
         coming = self._items + self._last * self._reading
         return coming > 0 and coming + self._last > self._most_items
 
-    def shed(self, *, batch: bool) -> None:
-        """Count what a request that was refused unread brought: of a batch as much as the last request did."""
-        self.counts["shed"] += self._last if batch else 1
+    def shed(self, requests: int, *, batch: bool) -> None:
+        """Count what requests that were refused unread brought: of a batch as much as the last request did."""
+        self.counts["shed"] += requests * self._last if batch else requests
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -108,7 +108,7 @@ class Intake:
             Overloaded: those before it fill the queue.
         """
         if self.full:
-            self.shed(batch=True)
+            self.shed(1, batch=True)
             raise Overloaded(Overloaded.__doc__)
         self._reading += 1
         try:

@@ -43,12 +43,12 @@ class Metrics:
         self._watched: list[tuple[Gauge, Callable[[], float]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    def count(self, counter: Counter, *labels: str) -> None:
-        """Count one under these labels; finding them costs a counter more than counting, so they are kept."""
+    def count(self, counter: Counter, *labels: str, number: int = 1) -> None:
+        """Count one or more under these labels; finding them costs a counter more than counting, so they are kept."""
         found = self._counts.get((counter, labels))
         if found is None:
             found = self._counts[counter, labels] = counter.labels(*labels)
-        found.inc()
+        found.inc(number)
 
     def watch(self, name: str, text: str, value: Callable[[], float], *, together: Together) -> None:
         """Add a gauge that is read when it is asked for, and each second where other processes are asked as well."""

@@ -1,31 +1,27 @@
 """HTTP as uvicorn speaks it, except that a write which is too much is refused before anything is made of it.
 
 To answer 429 by way of the application costs half of what storing an event costs; here it costs a tenth. The body that
-was refused is read past, so the connection stays usable; where its end is not near, the connection is closed.
+was refused is read past, so the connection stays usable; where its end is not near, the connection is closed. What then
+comes on it is refused by a process beside, until the server has room for it (``api/refuser.py``).
 """
 
 import asyncio
 import os
 import re
+import socket
 from typing import Any
 
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.errors import Overloaded, problem
+from api.refuser_process import MOST_READ_PAST, PLAIN_WRITE
 from api.shedding import Door, Visit, visit_of
 
 DOOR = "door"  # under this name the lifespan hands the door to the connections
 _WRITES = re.compile(rb"(/v1/inferences|/v1/inferences:batch|/v1/feedback|/v1/feedback/[^/?]+)(?:\?|$)")
 _WRITING = (b"POST", b"PUT", b"DELETE")
 _ONE = "/v1/feedback/{feedback_id}"
-_MOST_READ_PAST = 2_000_000
-# A whole request that says nothing but what it must: any header that could change its end or its answer is left out.
-_HEADER = rb"(?:(?!content-length|transfer-encoding|connection|expect|upgrade|origin)[a-z][a-z0-9-]*: [ -~]*\r\n)*"
-_PLAIN = re.compile(
-    rb"POST (/v1/inferences|/v1/inferences:batch|/v1/feedback) HTTP/1\.1\r\n"
-    rb"(?i:%bcontent-length: (\d{1,7})\r\n%b)\r\n" % (_HEADER, _HEADER)
-)
 
 
 def _answer(*, close: bool) -> bytes:
@@ -35,7 +31,7 @@ def _answer(*, close: bool) -> bytes:
     return b"HTTP/1.1 429 Too Many Requests\r\n%b\r\n%b" % (lines, bytes(answer.body))
 
 
-_STAY, _GO = _answer(close=False), _answer(close=True)
+REFUSAL, _LAST_REFUSAL = _answer(close=False), _answer(close=True)
 
 
 class SheddingProtocol(HttpToolsProtocol):
@@ -51,26 +47,36 @@ class SheddingProtocol(HttpToolsProtocol):
         self._refused = False
         self._visit: Visit | None = None
         self._between = True
+        self._goes = False
         self._heard = 0.0
+        self._came_with = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Somebody has connected."""
         super().connection_made(transport)
         self._file: int = transport.get_extra_info("socket").fileno()
+        if self._door.refuser is not None:
+            self._door.refuser.start(keep_alive=self.timeout_keep_alive)
+        if self._came_with:  # before anything more is read
+            self.data_received(self._came_with)
+            self._came_with = b""
 
     def data_received(self, data: bytes) -> None:
         """Refuse what came, where it is one plain write and nothing else; parse it otherwise."""
         if not (self._between and self._door.closed and self._refused_unparsed(data)):
             super().data_received(data)
+        if self._goes:
+            self._hand_over()
 
     def _refused_unparsed(self, data: bytes) -> bool:
         """Under four times the load that it bears, a server refuses three times as often as it works."""
-        found = _PLAIN.match(data)
+        found = PLAIN_WRITE.match(data)
         if found is None or found.end() + int(found[2]) != len(data) or not self._free() or self.flow.write_paused:
             return False
         self._door.refuse(found[1].decode("ascii"))
-        self._write_now(_STAY)
+        self._write_now(REFUSAL)
         self.server_state.total_requests += 1
+        self._goes = True
         self._heard = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._wait_for_more(self.timeout_keep_alive)
@@ -84,6 +90,27 @@ class SheddingProtocol(HttpToolsProtocol):
             written = 0
         if written < len(answer):
             self.transport.write(answer[written:])
+
+    def _hand_over(self) -> None:
+        """Let the process beside refuse what comes next on this connection; it is as if the client had left."""
+        self._goes = False
+        if self.transport.is_closing() or self.transport.get_write_buffer_size():
+            return
+        if self._between and self._free() and self._door.hand_over(self._file, takes_back=self._take_back):
+            self.transport.close()
+
+    async def _take_back(self, connection: socket.socket, data: bytes) -> None:
+        """Go on with a connection that was handed over, from what came on it."""
+
+        def again() -> SheddingProtocol:
+            protocol = type(self)(self.config, self.server_state, self.app_state, self.loop)
+            protocol._came_with = data
+            return protocol
+
+        try:
+            await self.loop.connect_accepted_socket(again, connection)
+        except OSError:  # it has gone
+            connection.close()
 
     def _wait_for_more(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
@@ -133,7 +160,7 @@ class SheddingProtocol(HttpToolsProtocol):
     def _refuse(self) -> None:
         self._refused = True
         stays = self.parser.should_keep_alive() and self._ends_soon() and not self.flow.write_paused
-        self._write_now(_STAY if stays else _GO)
+        self._write_now(REFUSAL if stays else _LAST_REFUSAL)
         if not stays:
             self.transport.close()
 
@@ -141,7 +168,7 @@ class SheddingProtocol(HttpToolsProtocol):
         """Whether the rest of the request is short and sure to come."""
         heads = dict(self.headers)
         size = heads.get(b"content-length", b"0")  # the parser takes nothing but digits
-        return not self.expect_100_continue and b"transfer-encoding" not in heads and int(size) <= _MOST_READ_PAST
+        return not self.expect_100_continue and b"transfer-encoding" not in heads and int(size) <= MOST_READ_PAST
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body, or read past it."""
@@ -156,11 +183,18 @@ class SheddingProtocol(HttpToolsProtocol):
         self._between = True
         if self._refused:
             self._refused = self.transport.is_closing()
+            self._goes = not self._refused
             self.on_response_complete()
         else:
             if self._visit is not None:
                 self._visit.come()
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """An answer was given; with its writing the connection may give its place to another."""
+        super().on_response_complete()
+        if self._visit is not None and self._door.gives_place():
+            self.loop.call_soon(self._hand_over)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         visit = visit_of(cycle.scope)  # type: ignore[arg-type]

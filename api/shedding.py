@@ -4,8 +4,12 @@ A burst is no overload: it is taken, and done with in a moment. Overload is when
 for a whole interval nothing could be begun in time: the least wait of an interval tells a standing queue from a burst
 (Nichols and Jacobson, Controlling Queue Delay, 2012). From then on only so much is taken in hand that the loop comes
 round every few milliseconds, until an interval passes in which nothing had to be refused.
+
+Where a process beside refuses (``api/refuser.py``), the server keeps as many connections as it can serve. Those that it
+has refused go there, and come back as there is room: it hardly refuses anything itself.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Collection
@@ -13,6 +17,7 @@ from collections.abc import Callable, Collection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.intake import Intake
+from api.refuser import Refuser, TakesBack
 
 INTERVAL_S = 0.05
 MOST_WAIT_S = 0.1
@@ -21,6 +26,13 @@ REQUEST_UNITS, BYTES_A_UNIT = 2.0, 10_000
 MOST_UNITS, MOST_UNITS_OVERLOADED = 512.0, 44.0
 # A refusal costs about a quarter of a unit. However many there are, it works for longer than it refuses.
 UNITS_A_REFUSAL = 0.5
+# Where a process beside refuses, so much is aimed at, and twice that may be in hand: whom a commit answers all come
+# again at once.
+AIM_BESIDE, MOST_UNITS_BESIDE = 128.0, 256.0
+# So many intervals in a row in which that much was in hand are no burst.
+STANDING = 4
+# So many connections an interval give their place to one that was refused: nobody is left out for ever.
+TURNS = 1
 _VISIT = "trimtab.visit"
 
 
@@ -29,19 +41,26 @@ class Door:
 
     Args:
         intake: the queue behind it; what waits there costs the loop nothing.
-        count: is told the path of every write that was refused.
+        count: is told the path of writes that were refused, and how many.
+        refuser: has the connections of what was refused, where a process beside may refuse.
         clock: seconds, monotonic.
     """
 
     def __init__(
-        self, intake: Intake, *, count: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self,
+        intake: Intake,
+        *,
+        count: Callable[[str, int], None],
+        refuser: Refuser | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._intake, self._count, self.clock = intake, count, clock
+        self._intake, self._count, self.refuser, self.clock = intake, count, refuser, clock
         self.requests = self.bytes = 0
         self.under_way: Collection[object] = ()  # requests of all kinds, as the connections know them
         self.overloaded = False
         self._least_wait, self._ends = math.inf, -math.inf
-        self._refused = self._in_a_row = 0
+        self._refused = self._in_a_row = self._turns = 0
+        self._most_in_hand, self._standing, self._watching = 0.0, 0, False
 
     @property
     def alone(self) -> bool:
@@ -61,29 +80,89 @@ class Door:
     @property
     def closed(self) -> bool:
         """Whether one more write is too much now."""
-        self._look_back()
-        most = MOST_UNITS_OVERLOADED + UNITS_A_REFUSAL * self._in_a_row if self.overloaded else MOST_UNITS
-        return self.in_hand >= most or self._intake.full
+        self.look_back()
+        return self.in_hand >= self._most or self._intake.full
+
+    @property
+    def _most(self) -> float:
+        """How much work may be in hand."""
+        if not self.overloaded:
+            return MOST_UNITS
+        if self._beside:
+            return MOST_UNITS_BESIDE
+        return MOST_UNITS_OVERLOADED + UNITS_A_REFUSAL * self._in_a_row
 
     def refuse(self, path: str) -> None:
         """Take down that a write was refused."""
         self._refused += 1
         self._in_a_row += 1
-        self._count(path)
+        self._count(path, 1)
+
+    @property
+    def _beside(self) -> bool:
+        return self.refuser is not None and self.refuser.ready
+
+    def hand_over(self, file: int, *, takes_back: TakesBack) -> bool:
+        """Let the process beside have a connection; see ``Refuser.take``."""
+        if self.refuser is None or not self.refuser.take(file, takes_back=takes_back):
+            return False
+        if not self._watching:
+            self._watch(self.refuser)
+        return True
+
+    def _watch(self, refuser: Refuser) -> None:
+        """Look back although nothing comes here: all who could come may be there."""
+        self.look_back()
+        refuser.look_after()
+        self._watching = refuser.holding > 0
+        if self._watching:
+            asyncio.get_running_loop().call_later(INTERVAL_S, self._watch, refuser)
+
+    def gives_place(self) -> bool:
+        """Whether a connection on which a write was just answered makes room for another."""
+        if self._turns < 1:
+            return False
+        self._turns -= 1
+        return True
+
+    def take_in(self, size: int) -> None:
+        """Take down that a write has come whole."""
+        self.requests += 1
+        self.bytes += size
+        self._most_in_hand = max(self._most_in_hand, self.in_hand)
 
     def waited(self, seconds: float) -> None:
         """Take down that work on a write begins, so long after it had come whole."""
-        self._look_back()
+        self.look_back()
         self._in_a_row = 0
         self._least_wait = min(self._least_wait, seconds)
 
-    def _look_back(self) -> None:
+    def look_back(self) -> None:
         """Judge the interval that has ended, if one has."""
         now = self.clock()
         if now < self._ends:
             return
-        self.overloaded = self._refused > 0 or MOST_WAIT_S < self._least_wait < math.inf
+        self.count_refused_beside()
+        self._standing = self._standing + 1 if self._beside and self._most_in_hand >= MOST_UNITS_BESIDE else 0
+        waits = self._standing >= STANDING or MOST_WAIT_S < self._least_wait < math.inf
+        self.overloaded = self._refused > 0 or waits
         self._ends, self._least_wait, self._refused = now + INTERVAL_S, math.inf, 0
+        if self.refuser is not None:
+            self._share_places(self.refuser)
+        self._most_in_hand = self.in_hand
+
+    def _share_places(self, refuser: Refuser) -> None:
+        """Ask connections back for half of the room that there always was, or have as many go as were too many."""
+        aim = AIM_BESIDE if self.overloaded else MOST_UNITS
+        room = 0.0 if self._intake.full else (aim - self._most_in_hand) / REQUEST_UNITS
+        refuser.invite(max(0, int(room / 2)))
+        self._turns = TURNS + max(0, int(-room / 4)) if self.overloaded and self._beside else 0
+
+    def count_refused_beside(self) -> None:
+        """Take down what the process beside has refused since."""
+        for path, number in self.refuser.refused() if self.refuser is not None else ():
+            self._refused += number
+            self._count(path, number)
 
 
 class Visit:
@@ -104,8 +183,7 @@ class Visit:
         """It has come whole."""
         if not self._left:
             self._came = self._door.clock()
-            self._door.requests += 1
-            self._door.bytes += self._size
+            self._door.take_in(self._size)
 
     def begin(self) -> None:
         """Work on it begins."""

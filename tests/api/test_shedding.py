@@ -1,6 +1,5 @@
 """Writes that are too much are refused where HTTP begins; a burst is not too much, and reads are never refused."""
 
-import json
 import socket
 import time
 from types import SimpleNamespace
@@ -11,13 +10,11 @@ import pytest
 from sqlalchemy import func, select
 
 from api.app import create_app
-from api.shedding import INTERVAL_S, MOST_WAIT_S, Door, Visit
+from api.shedding import AIM_BESIDE, INTERVAL_S, MOST_UNITS_BESIDE, MOST_WAIT_S, REQUEST_UNITS, STANDING, Door, Visit
 from telemetry.database import create_engine
 from telemetry.tables import inference
 from tests.api.conftest import serving
-
-EVENT = {"query": "where is my parcel", "decision": {"route": "delivery"}}
-BODY = json.dumps(EVENT).encode()
+from tests.api.raw_http import BODY, EVENT, HEALTH, LENGTH, answers, post
 
 
 class Clock:
@@ -40,7 +37,7 @@ def queue():
 
 @pytest.fixture
 def door(queue, clock):
-    return Door(queue, count=lambda _path: None, clock=clock)
+    return Door(queue, count=lambda _path, _number: None, clock=clock)
 
 
 def come(door, count, size=300):
@@ -155,6 +152,85 @@ def test_the_door_stands_open_again_after_all_that_was_in_hand_has_left(door):
     assert (door.in_hand, door.closed) == (0, False)
 
 
+class Beside:
+    """A process beside that always has somebody, and has refused as many as it is told."""
+
+    ready, holding = True, 9
+
+    def __init__(self):
+        self.counted, self.invited = 0, []
+
+    def refused(self):
+        if self.counted:
+            yield "/v1/inferences", self.counted
+        self.counted = 0
+
+    def invite(self, most):
+        self.invited.append(most)
+
+
+@pytest.fixture
+def beside():
+    return Beside()
+
+
+@pytest.fixture
+def shared_door(queue, clock, beside):
+    door = Door(queue, count=lambda _path, _number: None, refuser=beside, clock=clock)
+    door.look_back()
+    return door
+
+
+def places(door):
+    """How many connections would give their place now."""
+    given = 0
+    while door.gives_place():
+        given += 1
+    return given
+
+
+def test_what_is_refused_beside_is_overload_too_and_counted(queue, clock, beside):
+    counted = []
+    door = Door(queue, count=lambda path, number: counted.append((path, number)), refuser=beside, clock=clock)
+    door.look_back()
+    beside.counted = 7
+    intervals(door, clock, 0.0)
+    assert (door.overloaded, counted) == (True, [("/v1/inferences", 7)])
+    intervals(door, clock, 0.0)
+    assert not door.overloaded
+
+
+def test_a_full_hand_is_a_burst_at_first_and_then_overload(shared_door, clock):
+    come(shared_door, int(MOST_UNITS_BESIDE / REQUEST_UNITS))
+    seen = []
+    for _ in range(STANDING + 1):
+        intervals(shared_door, clock, 0.0)
+        seen.append(shared_door.overloaded)
+    assert seen == [False] * (STANDING - 1) + [True, True]
+    assert places(shared_door) > 10
+
+
+def test_who_was_refused_comes_back_as_there_is_room_and_nobody_while_there_is_none(shared_door, clock, beside, queue):
+    beside.counted = 1
+    intervals(shared_door, clock, 0.0)
+    assert 0 < beside.invited[-1] <= AIM_BESIDE / REQUEST_UNITS
+    assert places(shared_door) == 1
+    visits = come(shared_door, int(AIM_BESIDE / REQUEST_UNITS))
+    beside.counted = 1
+    intervals(shared_door, clock, 0.0)
+    assert beside.invited[-1] == 0
+    for visit in visits:
+        visit.leave()
+    queue.full = True
+    intervals(shared_door, clock, 0.0, 0.0)
+    assert beside.invited[-1] == 0
+
+
+def test_nobody_gives_a_place_while_all_are_served(shared_door, clock):
+    intervals(shared_door, clock, 0.0)
+    assert places(shared_door) == 0
+
+
 @pytest.fixture(scope="module")
 def app(module_url, app_settings):
     return create_app(app_settings.model_copy(update={"cors_origins": "https://shop.example"}), database_url=module_url)
@@ -180,31 +256,6 @@ def wire(client):
     """A connection on which bytes are sent and answers read."""
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=5) as connection:
         yield connection
-
-
-def post(*headers, body=BODY, path="/v1/inferences", version="1.1"):
-    lines = [f"POST {path} HTTP/{version}", "Host: x", "Content-Type: application/json", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-LENGTH = f"Content-Length: {len(BODY)}"
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-def answers(wire, count):
-    """The statuses of so many answers, in order; 0 where the connection ended instead."""
-    got, statuses = b"", []
-    while len(statuses) < count:
-        head, found, rest = got.partition(b"\r\n\r\n")
-        size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]) if found else 0
-        if found and len(rest) >= size:
-            statuses.append(int(head.split(b" ")[1]))
-            got = rest[size:]
-        elif chunk := wire.recv(65_536):
-            got += chunk
-        else:
-            return [*statuses, 0]
-    return statuses
 
 
 def rows(module_url):
@@ -370,7 +421,8 @@ def test_clients_that_leave_in_the_middle_leave_nothing_in_hand(app, client):
     for cut in (1, 20, len(post(LENGTH))):
         with socket.create_connection((client.base_url.host, client.base_url.port)) as gone:
             gone.sendall(post(LENGTH)[:cut])
-    assert client.post("/v1/inferences", content=BODY[:-1]).status_code == 422
+    answer = client.post("/v1/inferences", content=BODY[:-1])
+    assert answer.status_code == 422, answer.text
     assert client.post("/v1/inferences", json=EVENT).status_code == 201
     deadline = time.monotonic() + 5
     while (door.requests, door.bytes) != (0, 0):
