@@ -246,7 +246,7 @@ def test_when_the_process_hangs_it_is_killed_and_the_server_refuses_by_itself(sh
     with shop.connect() as other:
         other.sendall(WRITE)
         assert answers(other, 1) == [429]
-    assert not Path(f"/proc/{hung}").exists()
+    wait_for(lambda: not Path(f"/proc/{hung}").exists(), seconds=5)
 
 
 def test_signals_to_the_whole_group_leave_it_to_the_server_when_it_ends(shop, wire):
