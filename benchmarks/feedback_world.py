@@ -188,14 +188,20 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", type=Path, required=True, help="JSON lines with text, LABEL, split; intent and oos where known")
     add("--label", default="domain", help="the column whose values are the routes")
+    add_user_arguments(parser)
+    add("--seeds-per-route", type=int, default=10, help="examples of each route in the fleet")
+    add_run_arguments(parser)
+
+
+def add_user_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that say how many questions come and how users behave."""
+    add = parser.add_argument
     add("--per-night", type=int, default=1000, help="questions a night")
     add("--rated", type=float, default=0.10, help="share of the answers that are voted on")
     add("--flip", type=float, default=0.10, help="share of the votes that say the opposite")
     add("--bad-answer", type=float, default=0.10, help="share of the right route's answers that are bad")
     add("--reask", type=_rates, default=(0.06, 0.30), help="chance to ask again after a good and after a bad answer")
     add("--explore", type=float, default=0.02, help="share of the questions that explore")
-    add("--seeds-per-route", type=int, default=10, help="examples of each route in the fleet")
-    add_run_arguments(parser)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
