@@ -184,10 +184,12 @@ def _count(intake: Intake, name: str) -> Any:
 async def _stop(state: ServerState) -> None:
     """Store what waits, then let go of everything."""
     state.draining = True
-    await state.watch.stop()
-    await state.keyring.stop()
+    state.door.shutdown()
     if state.door.refuser is not None:
         await state.door.refuser.stop()
+    state.door.count_refused_beside()
+    await state.watch.stop()
+    await state.keyring.stop()
     state.intake.stop()
     await state.metrics.stop()
     state.deciding.close()

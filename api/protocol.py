@@ -15,11 +15,12 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.errors import Overloaded, problem
-from api.refuser_process import MOST_READ_PAST, PLAIN_WRITE
+from api.refuser_process import MOST_READ_PAST, PATHS, PLAIN_WRITE
 from api.shedding import Door, Visit, visit_of
 
 DOOR = "door"  # under this name the lifespan hands the door to the connections
 _WRITES = re.compile(rb"(/v1/inferences|/v1/inferences:batch|/v1/feedback|/v1/feedback/[^/?]+)(?:\?|$)")
+_PATHS = frozenset(path.encode("ascii") for path in PATHS)
 _WRITING = (b"POST", b"PUT", b"DELETE")
 _ONE = "/v1/feedback/{feedback_id}"
 
@@ -47,7 +48,7 @@ class SheddingProtocol(HttpToolsProtocol):
         self._refused = False
         self._visit: Visit | None = None
         self._between = True
-        self._goes = False
+        self._goes = self._plain = False
         self._heard = 0.0
         self._came_with = b""
 
@@ -56,10 +57,13 @@ class SheddingProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._file: int = transport.get_extra_info("socket").fileno()
         if self._door.refuser is not None:
+            self._door.stand_among(self.connections)
             self._door.refuser.start(keep_alive=self.timeout_keep_alive)
         if self._came_with:  # before anything more is read
             self.data_received(self._came_with)
             self._came_with = b""
+        if self._door.draining:
+            self.shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Refuse what came, where it is one plain write and nothing else; parse it otherwise."""
@@ -159,6 +163,8 @@ class SheddingProtocol(HttpToolsProtocol):
 
     def _refuse(self) -> None:
         self._refused = True
+        # What the process beside would only give back stays here.
+        self._plain = self.parser.get_method() == b"POST" and self.url in _PATHS
         stays = self.parser.should_keep_alive() and self._ends_soon() and not self.flow.write_paused
         self._write_now(REFUSAL if stays else _LAST_REFUSAL)
         if not stays:
@@ -183,7 +189,7 @@ class SheddingProtocol(HttpToolsProtocol):
         self._between = True
         if self._refused:
             self._refused = self.transport.is_closing()
-            self._goes = not self._refused
+            self._goes = self._plain and not self._refused
             self.on_response_complete()
         else:
             if self._visit is not None:
@@ -193,7 +199,9 @@ class SheddingProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer was given; with its writing the connection may give its place to another."""
         super().on_response_complete()
-        if self._visit is not None and self._door.gives_place():
+        if self._visit is None or not self._between or not self._free() or self.transport.is_closing():
+            return
+        if self._door.gives_place():
             self.loop.call_soon(self._hand_over)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:

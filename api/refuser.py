@@ -5,14 +5,16 @@ at four times the load that it bears, a third of its time. Beside it, refusing c
 """
 
 import asyncio
+import math
+import os
+import resource
 import select
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import IO, Any
+from typing import Any
 
 import structlog
 
@@ -24,14 +26,18 @@ from api.refuser_process import (
     INVITED,
     MOST_READ,
     PATHS,
+    READY,
     REFUSED,
     SHARED_BYTES,
     shared_numbers,
 )
 
-_AGAIN_S = 1.0
+_AGAIN_S, _NOT_STARTED_S = 1.0, 60.0
 _STOP_S = 2.0
-_ASLEEP_S = 3
+# Asleep for so long, and seen so that often in a row: a machine that was suspended wakes up with both.
+_ASLEEP_MS, _ASLEEP_LOOKS = 5000, 20
+# File numbers that the process needs for itself.
+_OWN_FILES = 32
 _MOST_AT_ONCE = 32
 TakesBack = Callable[[socket.socket, bytes], Coroutine[Any, Any, None]]
 
@@ -47,7 +53,9 @@ class Refuser:
         self._answer = answer
         self._channel: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._file: IO[bytes] | None = None
+        self._file: int | None = None
+        self._asleep = 0
+        self._room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OWN_FILES
         self._numbers = memoryview(bytearray(SHARED_BYTES)).cast("q")
         self._told = [0] * len(PATHS)
         self._handed = self._back = 0
@@ -70,15 +78,20 @@ class Refuser:
         self._keep_alive = keep_alive
         if self._channel is not None or time.monotonic() < self._not_before or not hasattr(select, "epoll"):
             return
-        if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115  # closed in stop
-            self._file.truncate(SHARED_BYTES)
-            self._numbers = shared_numbers(self._file.fileno())
-        self._channel, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._channel.setblocking(False)
-        self._channel.send(self._answer)
-        asyncio.get_running_loop().add_reader(self._channel, self._hear)
-        self._go_on(self._run(self._channel, its, self._file.fileno(), keep_alive))
+        try:
+            if self._file is None:
+                self._file = os.memfd_create("trimtab-refuser")
+                os.truncate(self._file, SHARED_BYTES)
+                self._numbers = shared_numbers(self._file)
+            channel, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._could_not_start(error)
+            return
+        self._channel = channel
+        channel.setblocking(False)
+        channel.send(self._answer)
+        asyncio.get_running_loop().add_reader(channel, self._hear, channel)
+        self._go_on(self._run(channel, its, self._file))
 
     def take(self, file: int, *, takes_back: TakesBack) -> bool:
         """Hand a connection over; False where that cannot be done now.
@@ -87,6 +100,8 @@ class Refuser:
             file: its number; the caller closes its own.
             takes_back: gets the connection again, with the bytes that came on it.
         """
+        if self.holding >= self._room:
+            return False
         if self._channel is None or not self.ready:
             self.start(keep_alive=self._keep_alive)
             return False
@@ -112,48 +127,66 @@ class Refuser:
 
     def look_after(self) -> None:
         """Kill the process where it hangs: whoever waits for it may then try again."""
-        if self._process is not None and self.ready and time.monotonic() - self._numbers[AWAKE] > _ASLEEP_S:
+        asleep = self.ready and time.monotonic() * 1000 - self._numbers[AWAKE] > _ASLEEP_MS
+        self._asleep = self._asleep + 1 if asleep else 0
+        if self._asleep > _ASLEEP_LOOKS and self._process is not None:
             self._process.kill()
 
+    def end(self) -> None:
+        """End the process for good; the connections that it has end with it."""
+        self._not_before = math.inf
+        self._let_go()
+
     async def stop(self) -> None:
-        """End the process; the connections that it has end with it."""
-        if (process := self._let_go()) is not None:
-            await asyncio.to_thread(_reap, process)
+        """End the process, and wait until it has."""
+        self.end()
         if self._tasks:
             await asyncio.wait(self._tasks)
         if self._file is not None:
-            self._file.close()
+            os.close(self._file)
+            self._file = None
 
-    async def _run(self, channel: socket.socket, its: socket.socket, numbers: int, keep_alive: float) -> None:
+    async def _run(self, channel: socket.socket, its: socket.socket, numbers: int) -> None:
         """Start the process, in a thread: the event loop has no time for it."""
         with its:
             files = [its.fileno(), numbers]
-            command = [sys.executable, "-P", "-m", "api.refuser_process", *map(str, files), str(keep_alive)]
+            command = [sys.executable, "-P", "-m", "api.refuser_process", *map(str, files), str(self._keep_alive)]
             try:
-                process = await asyncio.to_thread(subprocess.Popen, command, pass_fds=files, stdin=subprocess.DEVNULL)
+                process = await asyncio.to_thread(
+                    subprocess.Popen, command, pass_fds=files, stdin=subprocess.DEVNULL, process_group=0
+                )
             except OSError as error:
-                structlog.get_logger().warning("refuser_not_started", error=str(error))
+                self._let_go()
+                self._could_not_start(error)
                 return
         if self._channel is channel:
             self._process = process
         else:  # the server has stopped meanwhile
             await asyncio.to_thread(_reap, process)
 
-    def _hear(self) -> None:
+    def _could_not_start(self, error: OSError) -> None:
+        structlog.get_logger().warning("refuser_not_started", error=str(error))
+        self._not_before = max(self._not_before, time.monotonic() + _NOT_STARTED_S)
+
+    def _hear(self, channel: socket.socket) -> None:
         """Take back what came, a part of it at a time: others are waiting too."""
         for _ in range(_MOST_AT_ONCE):
             try:
-                data, files, _, _ = socket.recv_fds(self._channel, MOST_READ, 1) if self._channel else (b"", [], 0, 0)
+                data, files, _, _ = socket.recv_fds(channel, MOST_READ, 1)
             except BlockingIOError:
                 return
+            except ConnectionResetError:  # said once; what was given back before it died is there still
+                continue
             except OSError:
                 data, files = b"", []
             if not data:
                 self._end()
                 return
-            self.ready = True
+            if data == READY and not files:
+                self.ready = True
+            else:
+                self._back += 1  # also where there was no file number left for it, and it was closed on its way
             for file in files:
-                self._back += 1
                 self._go_on(self._takes_back(socket.socket(fileno=file), data))
 
     def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
@@ -164,20 +197,20 @@ class Refuser:
     def _end(self) -> None:
         """The process has ended: what it held is closed, and the server refuses by itself until there is another."""
         structlog.get_logger().warning("refuser_ended", connections=self.holding)
-        self._not_before = time.monotonic() + _AGAIN_S
-        if (process := self._let_go()) is not None:
-            self._go_on(asyncio.to_thread(_reap, process))
+        self._not_before = max(self._not_before, time.monotonic() + _AGAIN_S)
+        self._let_go()
 
-    def _let_go(self) -> "subprocess.Popen[bytes] | None":
-        """Return the process that has nobody to work for from now on."""
+    def _let_go(self) -> None:
+        """Go on without the process."""
         process, channel = self._process, self._channel
         self._process = self._channel = None
-        self.ready = False
+        self.ready, self._asleep = False, 0
         self._handed = self._back + self._numbers[CLOSED]
         if channel is not None:
             asyncio.get_running_loop().remove_reader(channel)
             channel.close()
-        return process
+        if process is not None:
+            self._go_on(asyncio.to_thread(_reap, process))
 
 
 def _reap(process: "subprocess.Popen[bytes]") -> None:

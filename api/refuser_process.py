@@ -4,6 +4,7 @@ It gets the connections themselves, over a socket (``SCM_RIGHTS``), and gives ba
 write, with what was read of it. It imports nothing but the standard library, since it starts while there is no time.
 """
 
+import contextlib
 import mmap
 import os
 import re
@@ -15,7 +16,8 @@ import time
 
 PATHS = ("/v1/inferences", "/v1/inferences:batch", "/v1/feedback")
 # A whole head that says nothing but what it must: a header that could change its end or its answer is left out.
-_HEADER = rb"(?:(?!content-length|transfer-encoding|connection|expect|upgrade|origin)[a-z][a-z0-9-]*: [ -~]*\r\n)*"
+_ODD = rb"content-length|transfer-encoding|connection(?!: keep-alive\r)|proxy-connection|expect|upgrade|origin"
+_HEADER = rb"(?:(?!%b)[a-z][a-z0-9-]*: [ -~]*\r\n)*" % _ODD
 PLAIN_WRITE = re.compile(
     rb"POST (%b) HTTP/1\.1\r\n(?i:%bcontent-length: (\d{1,7})\r\n%b)\r\n"
     % ("|".join(PATHS).encode("ascii"), _HEADER, _HEADER)
@@ -23,7 +25,7 @@ PLAIN_WRITE = re.compile(
 MOST_READ_PAST = 2_000_000
 MOST_READ = 65_536
 # What both processes see, one number each: how many may come back, how many did so, how many were closed here, the
-# second in which this process was last awake, and what was refused of each path. Each number has one writer.
+# millisecond in which this process was last awake, and what was refused of each path. Each number has one writer.
 INVITED, CAME_BACK, CLOSED, AWAKE, REFUSED = range(5)
 SHARED_BYTES = 8 * (REFUSED + len(PATHS))
 READY, HAND_OVER = b"r", b"h"
@@ -31,7 +33,7 @@ _LOOK_S, _RETRY_S = 1.0, 0.005
 
 
 def shared_numbers(file: int) -> "memoryview[int]":
-    """Return the numbers that both processes see, in a file of ``SHARED_BYTES``."""
+    """Return the numbers that both processes see, in an open file of ``SHARED_BYTES``."""
     return memoryview(mmap.mmap(file, SHARED_BYTES)).cast("q")
 
 
@@ -61,14 +63,15 @@ class Waiting:
         while True:
             events = self._poll.poll(_RETRY_S if self._to_return else _LOOK_S)
             self._now = time.monotonic()
-            self._numbers[AWAKE] = int(self._now)
+            self._numbers[AWAKE] = int(self._now * 1000)
             for file, _ in events:
                 if file != self._channel.fileno():
                     self._hear(file)
                 elif not self._take():
                     return
-            for file in list(self._to_return):
-                self._return(file)
+            for file, data in list(self._to_return.items()):
+                if not self._send(file, data):
+                    break
             if self._now >= look:
                 look = self._now + _LOOK_S
                 self._close_silent()
@@ -79,6 +82,8 @@ class Waiting:
             message, files, _, _ = socket.recv_fds(self._channel, 1, 1)
         except BlockingIOError:
             return True
+        except OSError:
+            return False
         for file in files:
             self._heard[file] = self._now
             self._poll.register(file, select.EPOLLIN)
@@ -133,10 +138,7 @@ class Waiting:
         """Hear nothing more from a connection until it is back."""
         self._poll.unregister(file)
         self._to_return[file] = data
-        self._return(file)
-
-    def _return(self, file: int) -> None:
-        self._send(file, self._to_return[file])
+        self._send(file, data)
 
     def _send(self, file: int, data: bytes) -> bool:
         """Give a connection back with what was read of it; False where the server takes nothing now."""
@@ -173,8 +175,9 @@ def main() -> None:
     server, numbers = socket.socket(fileno=channel), shared_numbers(file)
     answer = server.recv(MOST_READ)
     server.setblocking(False)
-    numbers[AWAKE] = int(time.monotonic())
-    server.send(READY)
+    numbers[AWAKE] = int(time.monotonic() * 1000)
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        server.send(READY)
     Waiting(server, numbers, answer=answer, keep_alive=keep_alive).serve()
 
 

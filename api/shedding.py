@@ -13,6 +13,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Collection
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -60,7 +61,9 @@ class Door:
         self.overloaded = False
         self._least_wait, self._ends = math.inf, -math.inf
         self._refused = self._in_a_row = self._turns = 0
-        self._most_in_hand, self._standing, self._watching = 0.0, 0, False
+        self._most_in_hand, self._standing = 0.0, 0
+        self._watching = self.draining = False
+        self._among: set[Any] = set()
 
     @property
     def alone(self) -> bool:
@@ -104,11 +107,24 @@ class Door:
 
     def hand_over(self, file: int, *, takes_back: TakesBack) -> bool:
         """Let the process beside have a connection; see ``Refuser.take``."""
-        if self.refuser is None or not self.refuser.take(file, takes_back=takes_back):
+        if self.draining or self.refuser is None or not self.refuser.take(file, takes_back=takes_back):
             return False
         if not self._watching:
             self._watch(self.refuser)
         return True
+
+    def stand_among(self, connections: set[Any]) -> None:
+        """Stand among a server's connections for those that the process beside has, so as to hear when it stops."""
+        if not self.draining:
+            connections.add(self)
+            self._among = connections
+
+    def shutdown(self) -> None:
+        """The server stops: nobody waits any more for room that there will not be."""
+        self.draining = True
+        self._among.discard(self)
+        if self.refuser is not None:
+            self.refuser.end()
 
     def _watch(self, refuser: Refuser) -> None:
         """Look back although nothing comes here: all who could come may be there."""

@@ -40,7 +40,8 @@ def fresh_id(sequence: int) -> str:
 
 def request(method: str, path: str, body: bytes = b"", headers: str = "") -> bytes:
     """One HTTP request with its body."""
-    head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1:80\r\ncontent-type: application/json\r\n{headers}"
+    usual = "host: 127.0.0.1:80\r\nconnection: keep-alive\r\ncontent-type: application/json\r\n"
+    head = f"{method} {path} HTTP/1.1\r\n{usual}{headers}"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 

@@ -1,6 +1,7 @@
 """The process that refuses: gets connections whose writes were too much, gives them back, and may die at any time."""
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -113,6 +114,31 @@ def test_a_connection_that_was_refused_is_refused_by_the_process_and_counted(sho
         wire.sendall(WRITE)
         assert answers(wire, 1) == [429]
     assert (shop.refused() - before, shop.refuser.holding) == (20, 1)
+
+
+def test_clients_that_say_that_they_stay_are_plain_too(shop, wire):
+    shop.held(wire)
+    back = shop.refuser._back
+    for header in ("Connection: keep-alive", "connection: Keep-Alive", "CONNECTION: keep-alive"):
+        wire.sendall(post(LENGTH, header))
+        assert answers(wire, 1) == [429]
+    assert (shop.refuser._back - back, shop.refuser.holding) == (0, 1)
+
+
+@pytest.mark.parametrize("header", ["Connection: close", "Proxy-Connection: close"])
+def test_clients_that_say_that_they_go_are_hung_up_on(shop, wire, header):
+    shop.held(wire)
+    wire.sendall(post(LENGTH, header))
+    assert answers(wire, 2) == [429, 0]
+
+
+@pytest.mark.parametrize("path", ["/v1/inferences?a=b", "/v1/feedback/01900000-0000-7000-8000-000000000000"])
+def test_a_write_that_the_process_would_give_back_stays_with_the_server(shop, wire, path):
+    handed = shop.refuser._handed
+    for _ in range(3):
+        wire.sendall(post(LENGTH, path=path).replace(b"POST /v1/feedback/", b"PUT /v1/feedback/"))
+        assert answers(wire, 1) == [429]
+    assert shop.refuser._handed == handed
 
 
 def test_the_process_says_the_same_as_the_server(shop, wire):
@@ -268,6 +294,51 @@ def test_it_ends_with_the_server_and_the_connections_that_it_has_too(module_url,
     with wires:
         assert answers(wire, 1) == [0]
     assert not Path(f"/proc/{pid}").exists()
+
+
+CLIENTS = """
+import asyncio, sys
+
+async def client(port, write):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        while True:
+            writer.write(write)
+            await reader.readuntil(b"\\r\\n\\r\\n")
+            await asyncio.sleep(0.001)
+    except (OSError, asyncio.IncompleteReadError):
+        writer.close()
+
+async def main(port, write):
+    await asyncio.gather(*(client(port, write) for _ in range(6)))
+
+asyncio.run(main(int(sys.argv[1]), sys.argv[2].encode()))
+"""
+
+
+def test_a_server_that_stops_is_not_kept_by_connections_that_come_back(module_url, app_settings):
+    with opened(module_url, app_settings) as shop:
+        shop.fill()
+        write = post(LENGTH, "Connection: keep-alive").decode()
+        clients = subprocess.Popen([sys.executable, "-c", CLIENTS, str(shop.url.port), write])
+        wait_for(lambda: shop.refuser.holding == 6)
+        refuser = shop.refuser
+        shop.empty()
+        began = time.monotonic()
+    assert time.monotonic() - began < 4
+    assert (refuser.ready, refuser._process, refuser._tasks) == (False, None, set())
+    assert clients.wait(10) == 0
+
+
+def test_a_server_serves_where_nothing_can_be_shared_with_a_process(module_url, app_settings, monkeypatch):
+    def no_memory(_name):
+        raise OSError(errno.ENOMEM, "no memory")
+
+    monkeypatch.setattr(os, "memfd_create", no_memory)
+    with opened(module_url, app_settings) as shop, shop.connect() as wire:
+        shop.fill()
+        wire.sendall(WRITE + HEALTH)
+        assert answers(wire, 2) == [429, 200]
 
 
 def test_where_no_process_can_be_started_the_server_refuses_by_itself(module_url, app_settings, monkeypatch):
