@@ -166,14 +166,11 @@ def _door(intake: Intake, metrics: Metrics) -> Door:
         metrics.count(metrics.requests, path, "429", number=number)
         intake.shed(number, batch=path.endswith(":batch"))
 
-    def overloaded() -> bool:
-        door.count_refused_beside()
-        return door.overloaded
-
     door = Door(intake, count=count, refuser=Refuser(answer=REFUSAL))
+    metrics.count_first(door.count_refused_beside)
     held, late = "Writes that have come and are not yet queued", "1 while writes are refused for lack of time"
     metrics.watch("trimtab_writes_in_hand", held, lambda: door.writes, together="livesum")
-    metrics.watch("trimtab_overloaded", late, overloaded, together="livemax")
+    metrics.watch("trimtab_overloaded", late, lambda: door.overloaded, together="livemax")
     return door
 
 

@@ -41,6 +41,7 @@ class Metrics:
         self._folder = folder
         self._counts: dict[tuple[Counter, tuple[str, ...]], Counter] = {}
         self._watched: list[tuple[Gauge, Callable[[], float]]] = []
+        self._first: list[Callable[[], None]] = []
         self._task: asyncio.Task[None] | None = None
 
     def count(self, counter: Counter, *labels: str, number: int = 1) -> None:
@@ -54,6 +55,10 @@ class Metrics:
         """Add a gauge that is read when it is asked for, and each second where other processes are asked as well."""
         gauge = Gauge(name, text, registry=self.registry, multiprocess_mode=together)
         self._watched.append((gauge, value))
+
+    def count_first(self, count: Callable[[], None]) -> None:
+        """Call this before anything is read: it counts what was done elsewhere."""
+        self._first.append(count)
 
     async def start(self) -> None:
         """Keep what other processes see of this one fresh."""
@@ -80,6 +85,8 @@ class Metrics:
         return generate_latest(together)
 
     def _refresh(self) -> None:
+        for count in self._first:
+            count()
         for gauge, value in self._watched:
             gauge.set(value())
 
