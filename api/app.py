@@ -184,7 +184,6 @@ async def _stop(state: ServerState) -> None:
     state.door.shutdown()
     if state.door.refuser is not None:
         await state.door.refuser.stop()
-    state.door.count_refused_beside()
     await state.watch.stop()
     await state.keyring.stop()
     state.intake.stop()

@@ -19,8 +19,8 @@ from api.refuser_process import MOST_READ_PAST, PATHS, PLAIN_WRITE
 from api.shedding import Door, Visit, visit_of
 
 DOOR = "door"  # under this name the lifespan hands the door to the connections
-_WRITES = re.compile(rb"(/v1/inferences|/v1/inferences:batch|/v1/feedback|/v1/feedback/[^/?]+)(?:\?|$)")
-_PATHS = frozenset(path.encode("ascii") for path in PATHS)
+_PATHS = tuple(path.encode("ascii") for path in PATHS)
+_WRITES = re.compile(rb"(%b|/v1/feedback/[^/?]+)(?:\?|$)" % b"|".join(_PATHS))
 _WRITING = (b"POST", b"PUT", b"DELETE")
 _ONE = "/v1/feedback/{feedback_id}"
 

@@ -107,7 +107,7 @@ class Door:
 
     def hand_over(self, file: int, *, takes_back: TakesBack) -> bool:
         """Let the process beside have a connection; see ``Refuser.take``."""
-        if self.draining or self.refuser is None or not self.refuser.take(file, takes_back=takes_back):
+        if self.refuser is None or not self.refuser.take(file, takes_back=takes_back):
             return False
         if not self._watching:
             self._watch(self.refuser)
