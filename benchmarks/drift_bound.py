@@ -10,14 +10,14 @@ of everything else in those nights too, and these do not: they had nothing to le
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from api.demo.simulated_users import Habits
 from benchmarks.feedback_house import MOST_ATTEMPTS
-from benchmarks.feedback_world import add_user_arguments
+from benchmarks.feedback_world import add_user_arguments, user_habits
 from benchmarks.report import BenchmarkReport, Row
 
 Floats = npt.NDArray[np.float64]
@@ -25,32 +25,26 @@ Ints = npt.NDArray[np.int64]
 _TINY = 1e-12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Users:
-    """How users react: share that votes, votes that say the opposite, right answers that are bad, asking again."""
+def react_all(
+    habits: Habits, right: npt.NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """Votes (1 up, 0 down, -1 none) and whether they ask again, for many answers of the right route or another."""
+    good = right & (rng.random(len(right)) >= habits.bad_answer)
+    up = good ^ (rng.random(len(right)) < habits.flip)
+    voted = rng.random(len(right)) < habits.rated
+    again = rng.random(len(right)) < np.where(good, habits.reask_good, habits.reask_bad)
+    return np.where(voted, up.astype(np.int64), -1), again
 
-    rated: float
-    flip: float
-    bad_answer: float
-    reask: tuple[float, float]
 
-    def react(self, right: npt.NDArray[np.bool_], rng: np.random.Generator) -> tuple[Ints, npt.NDArray[np.bool_]]:
-        """Votes (1 up, 0 down, -1 none) and whether they ask again, for answers of the right route or another."""
-        good = right & (rng.random(len(right)) >= self.bad_answer)
-        up = good ^ (rng.random(len(right)) < self.flip)
-        voted = rng.random(len(right)) < self.rated
-        again = rng.random(len(right)) < np.where(good, *self.reask)
-        return np.where(voted, up.astype(np.int64), -1), again
-
-    def likelihood(self, vote: Ints, again: npt.NDArray[np.bool_], *, right: bool) -> Floats:
-        """Probability of what was seen, up to what does not depend on the route."""
-        found = np.zeros(len(vote))
-        for good, chance in ((True, 1 - self.bad_answer), (False, self.bad_answer)) if right else ((False, 1.0),):
-            ups = 1 - self.flip if good else self.flip
-            asks = self.reask[0] if good else self.reask[1]
-            said = np.select([vote == 1, vote == 0], [ups, 1 - ups], 1.0)
-            found += chance * said * np.where(again, asks, 1 - asks)
-        return found
+def likelihood(habits: Habits, vote: Ints, again: npt.NDArray[np.bool_], *, right: bool) -> Floats:
+    """Probability of what was seen, up to what does not depend on the route."""
+    found = np.zeros(len(vote))
+    for good, chance in ((True, 1 - habits.bad_answer), (False, habits.bad_answer)) if right else ((False, 1.0),):
+        ups = 1 - habits.flip if good else habits.flip
+        asks = habits.reask_good if good else habits.reask_bad
+        said = np.select([vote == 1, vote == 0], [ups, 1 - ups], 1.0)
+        found += chance * said * np.where(again, asks, 1 - asks)
+    return found
 
 
 class Reckoner:
@@ -78,7 +72,7 @@ class Reckoner:
         others = (1 - P) / (P.shape[1] - 1)
         self._log = np.log((1 - self._chance) * P + self._chance * others)
 
-    def live(self, truth: Ints, *, asked: Ints, users: Users, explore: float, rng: np.random.Generator) -> None:
+    def live(self, truth: Ints, *, asked: Ints, habits: Habits, explore: float, rng: np.random.Generator) -> None:
         """One day: each intent is asked so often (n,); what came of it counts from tomorrow on."""
         P, learned = self.belief, self._log.copy()
         best, doubt = P.argmax(axis=1), 1 - P.max(axis=1)
@@ -93,8 +87,8 @@ class Reckoner:
                     open_[elsewhere, best[rows[elsewhere]]] = 0
                     route[elsewhere] = _drawn(open_[elsewhere], rng)
                 tried[rows, route] = True
-                vote, again = users.react(route == truth[rows], rng)
-                right, wrong = (np.log(users.likelihood(vote, again, right=is_right)) for is_right in (True, False))
+                vote, again = react_all(habits, route == truth[rows], rng)
+                right, wrong = (np.log(likelihood(habits, vote, again, right=is_right)) for is_right in (True, False))
                 learned[rows] += wrong[:, None]
                 learned[rows, route] += right - wrong
                 rows = rows[again]
@@ -110,7 +104,7 @@ def _drawn(weights: Floats, rng: np.random.Generator) -> Ints:
 def won_back(options: argparse.Namespace, *, told: bool, rng: np.random.Generator) -> dict[str, float]:
     """The share of what the change costs that is back after each night."""
     share = options.drift_intents / options.intents
-    users = Users(rated=options.rated, flip=options.flip, bad_answer=options.bad_answer, reask=options.reask)
+    habits = user_habits(options)
     before = np.zeros(options.simulated, np.int64)
     moved = rng.random(options.simulated) < share
     truth = np.where(moved, rng.integers(1, options.routes, options.simulated), 0)
@@ -123,7 +117,7 @@ def won_back(options: argparse.Namespace, *, told: bool, rng: np.random.Generato
             reckoner.expect_change()
         asked = rng.poisson(options.per_night / options.intents, options.simulated)
         now = truth if night >= 0 else before
-        reckoner.live(now, asked=asked, users=users, explore=options.explore, rng=rng)
+        reckoner.live(now, asked=asked, habits=habits, explore=options.explore, rng=rng)
         if night >= 0:
             wrong = (reckoner.belief.argmax(axis=1) != truth).mean()
             found[f"won_back_{night + 1}"] = float(1 - wrong / max(moved.mean(), _TINY))

@@ -37,6 +37,7 @@ from benchmarks.feedback_world import (
     draw_stream,
     drifted,
     open_world,
+    user_habits,
 )
 from benchmarks.peers import PEERS, Learner, Log
 from benchmarks.report import BenchmarkReport, Row
@@ -179,13 +180,8 @@ def _log(house: House, world: World, examples: Mapping[str, Ints]) -> Log:
 
 
 def _habits(options: argparse.Namespace, world: World) -> Habits:
-    good, bad = options.reask
-    return Habits(
-        rated=options.rated,
-        flip=options.flip,
-        bad_answer=options.bad_answer,
-        reask_good=good,
-        reask_bad=bad,
+    return replace(
+        user_habits(options),
         bad_route=bad_route(options, world) if options.bad_route_rate else None,
         bad_route_rate=options.bad_route_rate,
         poison_share=options.poison_share,

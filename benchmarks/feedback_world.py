@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from api.demo.simulated_users import Habits
 from router.encoder import Encoding, load_encoder
 
 Ints = npt.NDArray[np.int64]
@@ -202,6 +203,12 @@ def add_user_arguments(parser: argparse.ArgumentParser) -> None:
     add("--bad-answer", type=float, default=0.10, help="share of the right route's answers that are bad")
     add("--reask", type=_rates, default=(0.06, 0.30), help="chance to ask again after a good and after a bad answer")
     add("--explore", type=float, default=0.02, help="share of the questions that explore")
+
+
+def user_habits(options: argparse.Namespace) -> Habits:
+    """The users that ``add_user_arguments`` describe: none of them lies, and no route answers worse than others."""
+    good, bad = options.reask
+    return Habits(rated=options.rated, flip=options.flip, bad_answer=options.bad_answer, reask_good=good, reask_bad=bad)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

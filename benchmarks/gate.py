@@ -21,7 +21,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from api.demo.simulated_users import Habits
-from benchmarks.feedback_world import add_world_arguments, open_world
+from benchmarks.feedback_world import add_world_arguments, open_world, user_habits
 from benchmarks.gate_canary import run_canary
 from benchmarks.gate_candidates import collapsed, of_change, with_one_route_ruined
 from benchmarks.gate_log import GateWorld, Night, Verdict, build_world
@@ -67,13 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     rows: list[Row] = []
     with open_world(options, split="val") as (world, known, home):
-        habits = Habits(
-            rated=options.rated,
-            flip=options.flip,
-            bad_answer=options.bad_answer,
-            reask_good=options.reask[0],
-            reask_bad=options.reask[1],
-        )
+        habits = user_habits(options)
         for seed in range(options.seed, options.seed + options.repeats):
             built = build_world(world, options, known, habits=habits, home=home, seed=seed)
             rows += judge_all(built, candidates=options.candidates)
