@@ -91,10 +91,10 @@ class Intake:
         return time.monotonic() - min(list(self._began.values()), default=math.inf) > STUCK_SECONDS
 
     @property
-    def full(self) -> bool:
-        """Whether there is no room for as much as the last request brought."""
+    def room(self) -> float:
+        """How many more requests may come, each with as much as the last one brought."""
         coming = self._items + self._last * self._reading
-        return coming > 0 and coming + self._last > self._most_items
+        return (self._most_items - coming) / max(1, self._last) if coming > 0 else math.inf
 
     def shed(self, requests: int, *, batch: bool) -> None:
         """Count what requests that were refused unread brought: of a batch as much as the last request did."""
@@ -107,7 +107,7 @@ class Intake:
         Raises:
             Overloaded: those before it fill the queue.
         """
-        if self.full:
+        if self.room < 1:
             self.shed(1, batch=True)
             raise Overloaded(Overloaded.__doc__)
         self._reading += 1

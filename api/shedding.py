@@ -30,7 +30,7 @@ UNITS_A_REFUSAL = 0.5
 # Where a process beside refuses, so much is aimed at, and twice that may be in hand: whom a commit answers all come
 # again at once.
 AIM_BESIDE, MOST_UNITS_BESIDE = 128.0, 256.0
-# So many intervals in a row in which that much was in hand are no burst.
+# As much as a burst may be, unanswered in so many intervals in a row, is no burst.
 STANDING = 4
 # So many connections an interval give their place to one that was refused: nobody is left out for ever.
 TURNS = 1
@@ -61,7 +61,8 @@ class Door:
         self.overloaded = False
         self._least_wait, self._ends = math.inf, -math.inf
         self._refused = self._in_a_row = self._turns = 0
-        self._most_in_hand, self._standing = 0.0, 0
+        self._most_in_hand = self._most_unanswered = 0.0
+        self._least_room, self._standing = math.inf, 0
         self._watching = self.draining = False
         self._among: set[Any] = set()
 
@@ -81,10 +82,17 @@ class Door:
         return REQUEST_UNITS * self.writes + (self.bytes - self._intake.storing_bytes) / BYTES_A_UNIT
 
     @property
+    def unanswered(self) -> float:
+        """What has come whole and is not answered, in units: what is in hand, and what waits to be stored."""
+        return REQUEST_UNITS * self.requests + self.bytes / BYTES_A_UNIT
+
+    @property
     def closed(self) -> bool:
         """Whether one more write is too much now."""
         self.look_back()
-        return self.in_hand >= self._most or self._intake.full
+        room = self._intake.room
+        self._least_room = min(self._least_room, room)
+        return self.in_hand >= self._most or room < 1
 
     @property
     def _most(self) -> float:
@@ -146,6 +154,7 @@ class Door:
         self.requests += 1
         self.bytes += size
         self._most_in_hand = max(self._most_in_hand, self.in_hand)
+        self._most_unanswered = max(self._most_unanswered, self.unanswered)
 
     def waited(self, seconds: float) -> None:
         """Take down that work on a write begins, so long after it had come whole."""
@@ -159,18 +168,18 @@ class Door:
         if now < self._ends:
             return
         self.count_refused_beside()
-        self._standing = self._standing + 1 if self._beside and self._most_in_hand >= MOST_UNITS_BESIDE else 0
+        self._standing = self._standing + 1 if self._beside and self._most_unanswered >= MOST_UNITS else 0
         waits = self._standing >= STANDING or MOST_WAIT_S < self._least_wait < math.inf
         self.overloaded = self._refused > 0 or waits
         self._ends, self._least_wait, self._refused = now + INTERVAL_S, math.inf, 0
         if self.refuser is not None:
             self._share_places(self.refuser)
-        self._most_in_hand = self.in_hand
+        self._most_in_hand, self._most_unanswered, self._least_room = self.in_hand, self.unanswered, self._intake.room
 
     def _share_places(self, refuser: Refuser) -> None:
         """Ask connections back for half of the room that there always was, or have as many go as were too many."""
         aim = AIM_BESIDE if self.overloaded else MOST_UNITS
-        room = 0.0 if self._intake.full else (aim - self._most_in_hand) / REQUEST_UNITS
+        room = min((aim - self._most_in_hand) / REQUEST_UNITS, self._least_room)
         refuser.invite(max(0, int(room / 2)))
         self._turns = TURNS + max(0, int(-room / 4)) if self.overloaded and self._beside else 0
 

@@ -1,5 +1,6 @@
 """Writes that are too much are refused where HTTP begins; a burst is not too much, and reads are never refused."""
 
+import math
 import socket
 import time
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 from sqlalchemy import func, select
 
 from api.app import create_app
-from api.shedding import AIM_BESIDE, INTERVAL_S, MOST_UNITS_BESIDE, MOST_WAIT_S, REQUEST_UNITS, STANDING, Door, Visit
+from api.shedding import AIM_BESIDE, INTERVAL_S, MOST_UNITS, MOST_WAIT_S, REQUEST_UNITS, STANDING, Door, Visit
 from telemetry.database import create_engine
 from telemetry.tables import inference
 from tests.api.conftest import serving
@@ -32,7 +33,7 @@ def clock():
 
 @pytest.fixture
 def queue():
-    return SimpleNamespace(storing=0, storing_bytes=0, full=False)
+    return SimpleNamespace(storing=0, storing_bytes=0, room=math.inf)
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_what_waits_for_the_database_is_not_in_hand(door, clock, queue):
     come(door, 2000)
     queue.storing, queue.storing_bytes = 1990, 1990 * 300
     assert (door.writes, door.closed) == (10, False)
-    queue.full = True
+    queue.room = 0.5
     assert door.closed
 
 
@@ -200,14 +201,36 @@ def test_what_is_refused_beside_is_overload_too_and_counted(queue, clock, beside
     assert not door.overloaded
 
 
-def test_a_full_hand_is_a_burst_at_first_and_then_overload(shared_door, clock):
-    come(shared_door, int(MOST_UNITS_BESIDE / REQUEST_UNITS))
+def test_as_much_as_a_burst_may_be_is_overload_when_it_stands_also_where_most_of_it_waits_to_be_stored(
+    shared_door, clock, queue
+):
+    come(shared_door, int(MOST_UNITS / REQUEST_UNITS))
+    queue.storing = 170
     seen = []
     for _ in range(STANDING + 1):
         intervals(shared_door, clock, 0.0)
         seen.append(shared_door.overloaded)
     assert seen == [False] * (STANDING - 1) + [True, True]
-    assert places(shared_door) > 10
+    assert places(shared_door) > 5
+
+
+def test_as_many_clients_as_are_served_in_a_moment_are_no_overload(shared_door, clock, queue):
+    come(shared_door, int(MOST_UNITS / REQUEST_UNITS) - 10)
+    for queue.storing in (0, 200, 0, 200, 0, 200):
+        intervals(shared_door, clock, 0.0)
+        assert (shared_door.overloaded, places(shared_door)) == (False, 0)
+
+
+def test_nobody_is_asked_back_while_the_queue_takes_no_more(shared_door, clock, beside, queue):
+    beside.counted = 1
+    queue.room = 0.5
+    assert shared_door.closed
+    queue.room = 40
+    intervals(shared_door, clock, 0.0)
+    assert (shared_door.overloaded, beside.invited[-1]) == (True, 0)
+    beside.counted = 1
+    intervals(shared_door, clock, 0.0)
+    assert beside.invited[-1] == 20
 
 
 def test_who_was_refused_comes_back_as_there_is_room_and_nobody_while_there_is_none(shared_door, clock, beside, queue):
@@ -221,7 +244,7 @@ def test_who_was_refused_comes_back_as_there_is_room_and_nobody_while_there_is_n
     assert beside.invited[-1] == 0
     for visit in visits:
         visit.leave()
-    queue.full = True
+    queue.room = 0.5
     intervals(shared_door, clock, 0.0, 0.0)
     assert beside.invited[-1] == 0
 
