@@ -4,7 +4,6 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Literal
 from uuid import UUID
 
@@ -31,12 +30,6 @@ from telemetry.records import (
 _PERSONAL = re2.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+|\+?\d(?:[\s./()-]?\d){5,}")
 _BLANK = "[redacted]"
 _TARGETS: tuple[TargetKind, ...] = ("inference_id", "client_request_id", "response_id", "external_call_id")
-_OUTCOME = (
-    *("request_model", "response_model", "input_tokens", "output_tokens", "reasoning_output_tokens", "cost"),
-    *("duration_ms", "ttft_ms", "finish_reason", "error_type", "started_at", "ended_at"),
-)
-_IDS = ("client_request_id", "response_id", "trace_id", "span_id", "external_call_id", "session_id")
-_ids, _outcome = attrgetter(*_IDS), attrgetter(*_OUTCOME)
 Span = tuple[int | None, int | None]
 
 
@@ -135,10 +128,15 @@ class Recording:
         parts = self._outcomes(event) if event.segments else ()
         return Inference(
             inference_id=event.inference_id or new_id(),
-            **dict(zip(_IDS, _ids(event), strict=True)),
+            client_request_id=event.client_request_id,
+            response_id=event.response_id,
+            trace_id=event.trace_id,
+            span_id=event.span_id,
+            external_call_id=event.external_call_id,
+            session_id=event.session_id,
             end_user=self.person(event.end_user),
             decision=_external(event.decision, parts) if event.decision else None,
-            outcome=OutcomeRecord(**dict(zip(_OUTCOME, _outcome(event), strict=True))),
+            outcome=_what_came(event),
             segment_outcomes=parts,
             payload=Payload(query=self.text(event.query), answer=self.text(event.answer), redaction=self.store_text),
             occurred_at=event.occurred_at,
@@ -199,6 +197,23 @@ class Recording:
             payload_sha256=_digest(judgement),
             **target,  # type: ignore[arg-type]
         )
+
+
+def _what_came(event: InferenceEvent) -> OutcomeRecord:
+    return OutcomeRecord(
+        request_model=event.request_model,
+        response_model=event.response_model,
+        input_tokens=event.input_tokens,
+        output_tokens=event.output_tokens,
+        reasoning_output_tokens=event.reasoning_output_tokens,
+        cost=event.cost,
+        duration_ms=event.duration_ms,
+        ttft_ms=event.ttft_ms,
+        finish_reason=event.finish_reason,
+        error_type=event.error_type,
+        started_at=event.started_at,
+        ended_at=event.ended_at,
+    )
 
 
 def _external(decision: DecisionBody, segments: tuple[SegmentRecord, ...]) -> DecisionRecord:

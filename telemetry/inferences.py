@@ -186,25 +186,28 @@ _STORE_OUTCOMES = _storing(
 
 def _row(item: Inference) -> dict[str, object]:
     """What is known of an inference and its payload, by column; what is not known is left out."""
-    row: dict[str, object] = {
-        "inference_id": item.inference_id,
-        "sources": [item.source],
-        "payload_sha256": item.payload_sha256,
-        "client_sent_at": item.client_sent_at,
-        "occurred_at": item.occurred_at,
-    }
-    row.update(zip(_IDS, _ids(item), strict=True))
-    if item.decision:
-        row.update(zip(_CHOSEN, _chosen(item.decision), strict=True))
-        row["candidates"] = candidate_rows(item.decision.candidates)
-        row["segment_count"] = len(item.decision.segments) or 1
-    if item.outcome:
-        row.update(zip(_OUTCOME, _came(item.outcome), strict=True))
-    row.update(zip(_PAYLOAD_COLUMNS[1:], _paid(item.payload), strict=True))
-    return {name: value for name, value in row.items() if value is not None}
+    decision, outcome = item.decision, item.outcome
+    values = (
+        *(item.inference_id, [item.source], item.payload_sha256, item.client_sent_at, item.occurred_at),
+        *_ids(item),
+        *(_NOTHING_CHOSEN if decision is None else _chosen(decision)),
+        *(_NOTHING_CAME if outcome is None else _came(outcome)),
+        *_paid(item.payload),
+    )
+    row: dict[str, object] = {name: value for name, value in zip(_ROW, values, strict=True) if value is not None}
+    if decision is not None:
+        row["segment_count"] = len(decision.segments) or 1
+        if decision.candidates:
+            row["candidates"] = candidate_rows(decision.candidates)
+    return row
 
 
 _CHOSEN = tuple(name for name in _DECISION if name not in ("candidates", "segment_count"))
+_ROW = (
+    *("inference_id", "sources", "payload_sha256", "client_sent_at", "occurred_at"),
+    *(*_IDS, *_CHOSEN, *_OUTCOME, *_PAYLOAD_COLUMNS[1:]),
+)
+_NOTHING_CHOSEN, _NOTHING_CAME = (None,) * len(_CHOSEN), (None,) * len(_OUTCOME)
 _ids, _chosen, _came, _paid = (attrgetter(*names) for names in (_IDS, _CHOSEN, _OUTCOME, _PAYLOAD_COLUMNS[1:]))
 
 
