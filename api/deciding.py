@@ -7,18 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from api.encodings import Encodings
 from api.errors import NotReady
 from router.arms import Arms
-from router.decide import Router, SessionState, advance_session, decide
+from router.decide import Encode, Router, SessionState, Weighed, advance_session, decide, weigh
 from router.decision import Decision, Shadow
 from router.encoder import Encoder, Encoding
 from telemetry.ids import new_id
 
 MOST_SESSIONS = 100_000
+# Of each version so many queries are kept as they were weighed, some kilobytes each; long ones hardly come again.
+MOST_WEIGHED, _LONG = 1_000, 1_000
 _Read = dict[tuple[str, str], Encoding]  # by encoder and text
 
 
@@ -68,6 +71,7 @@ class Deciding:
             e.fingerprint: Encodings(e, self._executor, alone=alone) for e in (encoder, *self._others.values())
         }
         self._sessions: OrderedDict[str, SessionState] = OrderedDict()
+        self._weighed: WeakKeyDictionary[Router, OrderedDict[tuple[str, bool], Weighed]] = WeakKeyDictionary()
         self._rng = np.random.default_rng()
 
     async def decide(self, question: Question) -> Decision:
@@ -109,11 +113,15 @@ class Deciding:
 
         def ask(router: Router, *, explore: bool) -> Decision:
             name = self._encoder_of(router).fingerprint
+            encoding, encode, weighed = read[name, question.query], partial(self._parts, read, name), None
+            if question.pinned is None:
+                weighed = self._weigh(router, question.query, encoding, encode=encode, explore=explore)
             return decide(
                 router,
                 question.query,
-                read[name, question.query],
-                encode=partial(self._parts, read, name),
+                encoding,
+                encode=encode,
+                weighed=weighed,
                 inference_id=inference_id,
                 rng=self._rng,
                 session=session if session is not None and session.encoder == router.version.encoder else None,
@@ -132,6 +140,16 @@ class Deciding:
             self._sessions.move_to_end(question.session_id)
             self._forget(now)
         return decision
+
+    def _weigh(self, router: Router, query: str, encoding: Encoding, *, encode: Encode, explore: bool) -> Weighed:
+        """What the query is worth to this version: an exact repeat is not weighed again."""
+        kept = self._weighed.setdefault(router, OrderedDict())
+        found = kept.pop((query, explore), None) or weigh(router, query, encoding, encode=encode, explore=explore)
+        if len(query) < _LONG:
+            kept[query, explore] = found
+            if len(kept) > MOST_WEIGHED:
+                kept.popitem(last=False)
+        return found
 
     def _parts(self, read: _Read, encoder: str, texts: Sequence[str]) -> list[Encoding]:
         """The encodings of parts of a query.

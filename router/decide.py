@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from router.centroids import Matrix, unit_rows
 from router.choice import Choices, choose, rank
-from router.decision import Candidate, Decision, RoutedSegment
+from router.decision import Candidate, Decision, RoutedSegment, SplitEvidence
 from router.exploration import draw
 from router.scoring import Router
 from router.splitting import Encode, consider_split, unsplit
@@ -26,12 +26,14 @@ __all__ = [
     "Router",
     "SessionState",
     "UnknownRoute",
+    "Weighed",
     "advance_session",
     "decide",
     "decide_by_itself",
     "decide_many",
     "is_reask",
     "route_posteriors",
+    "weigh",
 ]
 
 _CANDIDATES = 5
@@ -59,6 +61,14 @@ class SessionState:
     at: datetime
     tried: tuple[str, ...] = ()
     encoder: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighed:
+    """What a query is worth whole and in parts, before a session, a pin or chance have their say; see ``weigh``."""
+
+    units: Units
+    split: SplitEvidence
 
 
 def route_posteriors(router: Router, X: npt.ArrayLike) -> Matrix:
@@ -90,6 +100,13 @@ def decide_many(
     return choose(router, scores, named=named, explore=explore)
 
 
+def weigh(router: Router, query: str, encoding: "Encoding", *, encode: Encode, explore: bool = True) -> Weighed:
+    """Score a query and consider to split it: most of deciding, and always the same. Arguments as of ``decide``."""
+    whole = route_units(router, query, ((0, len(query)),), unit_rows(encoding.embedding)[0], explore=explore)
+    units, split = consider_split(router, query, encoding, whole, encode=encode, explore=explore)
+    return Weighed(units=units, split=split)
+
+
 def decide(
     router: Router,
     query: str,
@@ -101,6 +118,7 @@ def decide(
     session: SessionState | None = None,
     explore: bool = True,
     pinned: str | None = None,
+    weighed: Weighed | None = None,
 ) -> Decision:
     """Decide where a query goes, whole or in segments.
 
@@ -114,6 +132,7 @@ def decide(
         session: what the last decision of this session left behind.
         explore: False never explores.
         pinned: the route that the caller asks for by name.
+        weighed: what ``weigh`` returned for the same query; it is weighed here when left out.
 
     Raises:
         UnknownRoute: ``pinned`` names no route of the fleet.
@@ -121,12 +140,13 @@ def decide(
     if pinned is not None and pinned not in router.position:
         raise UnknownRoute(pinned)
     x = unit_rows(encoding.embedding)[0]
-    units = route_units(router, query, ((0, len(query)),), x, explore=explore)
     if pinned is not None:
-        units = settle(units, router.position[pinned], cause="pinned")
+        whole = route_units(router, query, ((0, len(query)),), x, explore=explore)
+        units = settle(whole, router.position[pinned], cause="pinned")
         evidence = unsplit("The caller pinned the route.", whole=utility(units))
     else:
-        units, evidence = consider_split(router, query, encoding, units, encode=encode, explore=explore)
+        weighed = weighed or weigh(router, query, encoding, encode=encode, explore=explore)
+        units, evidence = weighed.units, weighed.split
         if len(units.spans) == 1:
             units = _heed_session(router, units, session)
     return Decision(
