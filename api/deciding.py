@@ -21,7 +21,7 @@ from telemetry.ids import new_id
 
 MOST_SESSIONS = 100_000
 # Of each version so many queries are kept as they were weighed, some kilobytes each; long ones hardly come again.
-MOST_WEIGHED, _LONG = 1_000, 1_000
+MOST_WEIGHED, _LONG = 500, 1_000
 _Read = dict[tuple[str, str], Encoding]  # by encoder and text
 
 
@@ -95,7 +95,8 @@ class Deciding:
             except _NotRead as missing:  # seldom: most queries are not split, and what comes again is kept
                 reader, texts = self._encodings[missing.encoder], missing.texts
                 found = await asyncio.gather(*(reader.read(text, hidden=False) for text in texts))
-                read.update(((missing.encoder, text), encoding) for text, encoding in zip(texts, found, strict=True))
+                for text, encoding in zip(texts, found, strict=True):  # the query itself may be among its parts
+                    read.setdefault((missing.encoder, text), encoding)
 
     def close(self) -> None:
         """End the thread."""

@@ -30,8 +30,9 @@ UNITS_A_REFUSAL = 0.5
 # Where a process beside refuses, so much is aimed at, and twice that may be in hand: whom a commit answers all come
 # again at once.
 AIM_BESIDE, MOST_UNITS_BESIDE = 128.0, 256.0
-# As much as a burst may be, unanswered in so many intervals in a row, is no burst.
-STANDING = 4
+# As much as a burst may be, unanswered in so many intervals in a row, is no burst. If the event loop works for so much
+# of that time, it is no slow database's doing either.
+STANDING, BUSY = 4, 0.4
 # So many connections an interval give their place to one that was refused: nobody is left out for ever.
 TURNS = 1
 _VISIT = "trimtab.visit"
@@ -45,6 +46,7 @@ class Door:
         count: is told the path of writes that were refused, and how many.
         refuser: has the connections of what was refused, where a process beside may refuse.
         clock: seconds, monotonic.
+        worked: seconds of processor time that the event loop's thread has had.
     """
 
     def __init__(
@@ -54,15 +56,17 @@ class Door:
         count: Callable[[str, int], None],
         refuser: Refuser | None = None,
         clock: Callable[[], float] = time.monotonic,
+        worked: Callable[[], float] = time.thread_time,
     ) -> None:
-        self._intake, self._count, self.refuser, self.clock = intake, count, refuser, clock
+        self._intake, self._count, self.refuser, self.clock, self._worked = intake, count, refuser, clock, worked
         self.requests = self.bytes = 0
         self.under_way: Collection[object] = ()  # requests of all kinds, as the connections know them
         self.overloaded = False
         self._least_wait, self._ends = math.inf, -math.inf
         self._refused = self._in_a_row = self._turns = 0
         self._most_in_hand = self._most_unanswered = 0.0
-        self._least_room, self._standing = math.inf, 0
+        self._least_room = math.inf
+        self._standing, self._stands_since = 0, (0.0, 0.0)
         self._watching = self.draining = False
         self._among: set[Any] = set()
 
@@ -168,19 +172,31 @@ class Door:
         if now < self._ends:
             return
         self.count_refused_beside()
-        self._standing = self._standing + 1 if self._beside and self._most_unanswered >= MOST_UNITS else 0
-        waits = self._standing >= STANDING or MOST_WAIT_S < self._least_wait < math.inf
+        waits = self._stands(now) or MOST_WAIT_S < self._least_wait < math.inf
         self.overloaded = self._refused > 0 or waits
         self._ends, self._least_wait, self._refused = now + INTERVAL_S, math.inf, 0
         if self.refuser is not None:
             self._share_places(self.refuser)
         self._most_in_hand, self._most_unanswered, self._least_room = self.in_hand, self.unanswered, self._intake.room
 
+    def _stands(self, now: float) -> bool:
+        """Whether too much has stood unanswered for too long while the event loop was busy."""
+        if not self._beside or self._most_unanswered < MOST_UNITS or now - self._ends > INTERVAL_S:
+            self._standing = 0
+            return False
+        if self._standing % STANDING == 0:
+            began, worked = self._stands_since
+            if self._standing > 0 and self._worked() - worked >= BUSY * (now - began):
+                return True
+            self._stands_since = now, self._worked()
+        self._standing += 1
+        return False
+
     def _share_places(self, refuser: Refuser) -> None:
         """Ask connections back for half of the room that there always was, or have as many go as were too many."""
         aim = AIM_BESIDE if self.overloaded else MOST_UNITS
         room = min((aim - self._most_in_hand) / REQUEST_UNITS, self._least_room)
-        refuser.invite(max(0, int(room / 2)))
+        refuser.invite(max(0, int((room + 1) / 2)))
         self._turns = TURNS + max(0, int(-room / 4)) if self.overloaded and self._beside else 0
 
     def count_refused_beside(self) -> None:

@@ -12,6 +12,7 @@ from api.deciding import Deciding, Question
 from learner.first_version import build_first_version
 from router.arms import Arms
 from router.decide import weigh
+from router.encoder import Encoding
 from router.scoring import Router
 
 PARCEL = "where is my parcel"
@@ -119,3 +120,24 @@ def test_the_oldest_is_forgotten_and_long_queries_are_not_kept(serving, weighed,
     long = "where is my parcel " * 60
     ask(serving[0], plain(long), plain(long))
     assert weighed[4:] == [long, long]
+
+
+def test_a_query_that_is_one_of_its_own_parts_keeps_what_the_splitter_reads(serving, monkeypatch):
+    read_whole = []
+
+    def asking_for_itself(router, query, encoding, *, encode, explore):
+        read_whole.append(encoding.hidden is not None)
+        encode([query, "another part"])
+        return weigh(router, query, encoding, encode=encode, explore=explore)
+
+    monkeypatch.setattr(module, "weigh", asking_for_itself)
+    (reader,) = serving[0]._encodings.values()
+    read = reader.read
+
+    async def bare(text, *, hidden):
+        found = await read(text, hidden=hidden)
+        return found if hidden else Encoding(embedding=found.embedding)
+
+    monkeypatch.setattr(reader, "read", bare)
+    ask(serving[0], plain(PARCEL))
+    assert read_whole == [True, True]
