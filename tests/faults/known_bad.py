@@ -140,7 +140,7 @@ BUILDS = (
                 "full = self._items + n > self._most_items or self._bytes + entry.size > self._most_bytes",
                 "full = False",
             ),
-            Patch("api/intake.py", "return coming > 0 and coming + self._last > self._most_items", "return False"),
+            Patch("api/intake.py", " if coming > 0 else math.inf", " if False else math.inf"),
         ],
         ["tests/faults/test_edge_faults.py::test_overload_is_shed_at_once_and_everything_taken_is_stored"],
     ),
