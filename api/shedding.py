@@ -38,6 +38,10 @@ TURNS = 1
 _VISIT = "trimtab.visit"
 
 
+def _units(requests: int, size: int) -> float:
+    return REQUEST_UNITS * requests + size / BYTES_A_UNIT
+
+
 class Door:
     """Decides whether a write may come in, before anything of it is parsed. Belongs to one event loop.
 
@@ -83,12 +87,12 @@ class Door:
     @property
     def in_hand(self) -> float:
         """Work that the loop has before it, in units."""
-        return REQUEST_UNITS * self.writes + (self.bytes - self._intake.storing_bytes) / BYTES_A_UNIT
+        return _units(self.writes, self.bytes - self._intake.storing_bytes)
 
     @property
     def unanswered(self) -> float:
         """What has come whole and is not answered, in units: what is in hand, and what waits to be stored."""
-        return REQUEST_UNITS * self.requests + self.bytes / BYTES_A_UNIT
+        return _units(self.requests, self.bytes)
 
     @property
     def closed(self) -> bool:
@@ -181,15 +185,17 @@ class Door:
 
     def _stands(self, now: float) -> bool:
         """Whether too much has stood unanswered for too long while the event loop was busy."""
+        worked = self._worked()
         if not self._beside or self._most_unanswered < MOST_UNITS or now - self._ends > INTERVAL_S:
-            self._standing = 0
+            self._standing, self._stands_since = 0, (now, worked)
             return False
-        if self._standing % STANDING == 0:
-            began, worked = self._stands_since
-            if self._standing > 0 and self._worked() - worked >= BUSY * (now - began):
-                return True
-            self._stands_since = now, self._worked()
         self._standing += 1
+        if self._standing < STANDING:
+            return False
+        began, worked_before = self._stands_since
+        if worked - worked_before >= BUSY * (now - began):
+            return True
+        self._standing, self._stands_since = 0, (now, worked)
         return False
 
     def _share_places(self, refuser: Refuser) -> None:

@@ -65,10 +65,14 @@ class SessionState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weighed:
-    """What a query is worth whole and in parts, before a session, a pin or chance have their say; see ``weigh``."""
+    """What a query is worth whole and in parts, before a session or chance have their say; see ``weigh``.
+
+    ``embedding`` (D,) is the whole query's, of length one.
+    """
 
     units: Units
     split: SplitEvidence
+    embedding: npt.NDArray[np.float32]
 
 
 def route_posteriors(router: Router, X: npt.ArrayLike) -> Matrix:
@@ -102,9 +106,16 @@ def decide_many(
 
 def weigh(router: Router, query: str, encoding: "Encoding", *, encode: Encode, explore: bool = True) -> Weighed:
     """Score a query and consider to split it: most of deciding, and always the same. Arguments as of ``decide``."""
-    whole = route_units(router, query, ((0, len(query)),), unit_rows(encoding.embedding)[0], explore=explore)
+    x = unit_rows(encoding.embedding)[0]
+    whole = route_units(router, query, ((0, len(query)),), x, explore=explore)
     units, split = consider_split(router, query, encoding, whole, encode=encode, explore=explore)
-    return Weighed(units=units, split=split)
+    return Weighed(units=units, split=split, embedding=x[0])
+
+
+def _weigh_pinned(router: Router, query: str, encoding: "Encoding", *, route: int, explore: bool) -> Weighed:
+    x = unit_rows(encoding.embedding)[0]
+    units = settle(route_units(router, query, ((0, len(query)),), x, explore=explore), route, cause="pinned")
+    return Weighed(units=units, split=unsplit("The caller pinned the route.", whole=utility(units)), embedding=x[0])
 
 
 def decide(
@@ -139,23 +150,18 @@ def decide(
     """
     if pinned is not None and pinned not in router.position:
         raise UnknownRoute(pinned)
-    x = unit_rows(encoding.embedding)[0]
     if pinned is not None:
-        whole = route_units(router, query, ((0, len(query)),), x, explore=explore)
-        units = settle(whole, router.position[pinned], cause="pinned")
-        evidence = unsplit("The caller pinned the route.", whole=utility(units))
-    else:
-        weighed = weighed or weigh(router, query, encoding, encode=encode, explore=explore)
-        units, evidence = weighed.units, weighed.split
-        if len(units.spans) == 1:
-            units = _heed_session(router, units, session)
+        weighed = _weigh_pinned(router, query, encoding, route=router.position[pinned], explore=explore)
+    elif weighed is None:
+        weighed = weigh(router, query, encoding, encode=encode, explore=explore)
+    units = _heed_session(router, weighed.units, session)
     return Decision(
         inference_id=inference_id,
         query=query,
         segments=tuple(_segment(router, query, units, row, rng=rng) for row in range(len(units.spans))),
-        split=evidence,
+        split=weighed.split,
         policy=router.policy,
-        embedding=x[0],
+        embedding=weighed.embedding,
         encoder=router.version.encoder,
         router_version=router.version.number,
         fingerprint=router.version.fingerprint,
