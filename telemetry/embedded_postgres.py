@@ -132,12 +132,17 @@ def status(home: Path) -> tuple[int | None, tuple[int, ...]]:
 
 
 def server_pid(data: Path) -> int | None:
-    """Return the pid of the server that runs on ``data``; a recycled pid is not taken for one."""
+    """Return the pid of the server that runs on ``data``; a recycled pid is not taken for one.
+
+    Raises:
+        OSError: if it cannot be told whether one runs (this process has no file descriptor left, say). That is no
+            "none runs": whoever starts a server then would take away the lock files of the one there is.
+    """
     try:
         pid = int((data / "postmaster.pid").read_text().splitlines()[0])
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, ValueError, IndexError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ProcessLookupError, ValueError, IndexError):
         return None
     return pid if os.fsencode(data) in arguments and state != "Z" else None
 
@@ -234,8 +239,9 @@ def _environment() -> dict[str, str]:
 
 def _launch(place: _Place) -> subprocess.Popen[bytes]:
     """Start the server in a session of its own, so that a signal to our group does not reach it."""
-    for name in (place.data / "postmaster.pid", place.socket / ".s.PGSQL.5432.lock"):
-        _forget_recycled_pid(name)
+    if server_pid(place.data) is None:
+        for name in (place.data / "postmaster.pid", place.socket / ".s.PGSQL.5432.lock"):
+            _forget_recycled_pid(name)
     settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
     with place.log.open("ab") as log:
         process: subprocess.Popen[bytes] = subprocess.Popen(
@@ -310,7 +316,7 @@ def _started_at(pid: int) -> str | None:
     """Ticks since boot when ``pid`` started: with it, a recycled pid is told from the one that was written down."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):  # not OSError: without file descriptors nobody is dead
         return None
     return None if fields[0] == "Z" else fields[19]
 

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
+from telemetry import embedded_postgres
 from telemetry.tables import inference
 from tests.api.conftest import running
 from tests.faults.ledger import check_promises, event_of
@@ -114,7 +115,8 @@ def test_ten_thousand_idle_connections_keep_nobody_waiting(enough_descriptors, l
 
 
 @pytest.mark.fault("few file descriptors")
-def test_without_file_descriptors_connections_wait_and_nothing_that_is_told_is_untrue(ledger, address, stored):
+def test_without_file_descriptors_connections_wait_and_nothing_that_is_told_is_untrue(ledger, address, stored, own):
+    database = embedded_postgres.status(own.home)[0]
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ledger.working():
         ledger.wait_for_more(20)
@@ -128,6 +130,7 @@ def test_without_file_descriptors_connections_wait_and_nothing_that_is_told_is_u
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
         ledger.wait_for_more(20)
+    assert embedded_postgres.status(own.home)[0] == database  # nobody took it for a dead one
     check_promises(ledger, stored, answered=False)
 
 

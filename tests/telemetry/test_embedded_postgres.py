@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import pwd
+import resource
 import shutil
 import signal
 import stat
@@ -294,6 +295,49 @@ def test_after_kill_9_of_postgres_its_user_brings_it_back_with_every_row(home):
     assert kept in rows(server.url)
     server.stop()
     assert status(home) == (None, ())
+
+
+@pytest.fixture
+def full(home):
+    """A running server, and a way to leave this process so many file descriptors and no more."""
+    server = start(home)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    @contextlib.contextmanager
+    def leaving(number):
+        free = os.open("/dev/null", os.O_RDONLY)  # the lowest that is free; all below it are taken
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + number, before[1]))
+        try:
+            yield server
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    yield leaving
+    server.stop()
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+def test_a_process_without_file_descriptors_never_takes_a_server_that_runs_for_a_dead_one(home, full, left):
+    pid, data = status(home)[0], data_of(home)
+    with full(left) as server:
+        if left == 0:
+            with pytest.raises(OSError, match="Too many open files"):
+                server_pid(data)
+        with contextlib.suppress(OSError):
+            assert not server.restart_if_dead()
+    assert status(home)[0] == pid
+    assert not server.restart_if_dead()
+    assert rows(server.url) is not None
+
+
+def test_the_lock_files_of_a_server_that_runs_are_never_taken_for_those_of_a_dead_one(home):
+    server = start(home)
+    pid = status(home)[0]
+    second = embedded_postgres._launch(server._place)
+    assert second.wait(30) == 1  # it sees the first one's lock file
+    assert status(home)[0] == pid
+    server.stop()
 
 
 def test_who_started_it_may_leave_before_the_others_do(home):
