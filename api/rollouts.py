@@ -8,13 +8,11 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from api.lists import json_value
 from api.settings import Settings
 from api.webhook import keep_delivering
 from router.advance import examine, look
-from router.artifact import DamagedArtifact
 from router.plan import pinned_routes, read_plan
 from router.rollout import RolloutSettings
 from telemetry.database import create_engine
@@ -48,7 +46,10 @@ def looked_after(settings: Settings, url: str) -> Iterator[None]:
 
 
 def look_after_trials(engine: Engine, settings: RolloutSettings, stop: threading.Event) -> None:
-    """Take back, move on or wait, until told to stop. A look that takes long is followed by a longer rest."""
+    """Take back, move on or wait, until told to stop, whatever goes wrong in between.
+
+    A look that takes long is followed by a longer rest.
+    """
     log = structlog.get_logger()
     rest = LOOK_SECONDS
     while not stop.wait(rest):
@@ -58,7 +59,7 @@ def look_after_trials(engine: Engine, settings: RolloutSettings, stop: threading
                 found = look(conn, settings)
             if found is not None and found.step != "waits":
                 log.warning("rollout", step=found.step, version=found.plan.newer, detail=found.sentence)
-        except (SQLAlchemyError, DamagedArtifact) as error:
+        except Exception as error:  # noqa: BLE001  # where a look ends: without the next one nothing is taken back
             log.error("rollout_not_looked_at", error=f"{type(error).__name__}: {error}"[:500])
             began -= LOOK_SECONDS  # what cannot be looked at is tried again in a while, not in every log line
         rest = max(LOOK_SECONDS, _REST * (time.monotonic() - began))

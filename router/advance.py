@@ -6,7 +6,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, func, select
 
-from router.activations import Activation
+from router.activations import Activation, StaleActivation, lock_activations, newest_seq
 from router.canary import Watched, watch_trial
 from router.plan import Plan, read_plan
 from router.rollout import RolloutSettings, end_hold_out, promote, start_trial, take_back
@@ -31,17 +31,26 @@ class Look:
 def look(conn: Connection, settings: RolloutSettings) -> Look | None:
     """Look at the version on trial and act on what was found; the caller commits.
 
-    Returns None where nothing is on trial, or where another process is looking at this moment.
+    Returns None where nothing is on trial, where another process is looking at this moment, or where something else
+    was activated while it was looked at: what was found is about another plan then, and the next look begins anew.
 
     Raises:
-        DamagedArtifact: the version on trial cannot be loaded any more.
+        DamagedArtifact: one of the two versions cannot be loaded any more.
+        RefusedVersion: the one that should serve was rejected or quarantined.
     """
     if not conn.execute(select(func.pg_try_advisory_xact_lock(_TICK))).scalar_one():
         return None
+    seq = newest_seq(conn)  # before the plan: what comes between the two makes the plan stale too
     plan = read_plan(conn)
     if plan is None or plan.side is None:
         return None
     found = examine(conn, plan, settings)
+    if found.step == "waits":
+        return found
+    try:
+        lock_activations(conn, if_seq=seq)
+    except StaleActivation:
+        return None
     _act(conn, plan, found.step, found.sentence, settings)
     return found
 
@@ -100,6 +109,7 @@ def worse_sentence(version: int, found: Finding) -> str:
 
 
 def _act(conn: Connection, plan: Plan, step: Step, sentence: str, settings: RolloutSettings) -> None:
+    """Do it; ``plan`` is what holds, for the caller has the lock."""
     if step == "took_back":
         take_back(conn, actor=ACTOR, reason=sentence)
     elif step == "moved_on":

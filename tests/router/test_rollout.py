@@ -1,4 +1,7 @@
 import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from uuid import UUID
 
@@ -8,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
-from router.activations import verify_history
-from router.advance import look
+from router.activations import lock_activations, verify_history
+from router.advance import Look, examine, look
 from router.arms import in_share
 from router.decide import UnknownRoute
 from router.plan import pinned_routes, read_plan
@@ -351,6 +354,65 @@ def test_of_many_processes_one_looks(engine: Engine):
     assert found == [None] * 4
     with engine.connect() as conn:
         assert len(history(conn)) == 3
+
+
+def roll_back(conn: Connection, _third: int) -> None:
+    rollback(conn, **WHO)
+
+
+def pin_what_serves(conn: Connection, _third: int) -> None:
+    pin(conn, version=None, route=None, **WHO)
+
+
+def try_another(conn: Connection, third: int) -> None:
+    start_trial(conn, third, mode="canary", share=0.05, **WHO)
+
+
+def shadow_another(conn: Connection, third: int) -> None:
+    start_trial(conn, third, mode="shadow", share=0.0, **WHO)
+
+
+@pytest.mark.parametrize("person_does", [roll_back, pin_what_serves, try_another, shadow_another])
+@pytest.mark.parametrize("found", ["moved_on", "serves_all", "took_back", "ended_hold_out"])
+def test_a_look_does_nothing_once_a_person_has_changed_what_it_looked_at(
+    engine: Engine, found: str, person_does: Callable[[Connection, int], None]
+):
+    over = RolloutSettings(stage_minutes=0, stage_sessions=0, holdout_days=0)
+    with engine.begin() as conn:
+        older, newer = on_trial(conn, share=0.25 if found == "serves_all" else 0.05)
+        third = put(conn, 3, status="candidate")
+        if found == "ended_hold_out":
+            promote(conn, settings=over, **WHO)
+        if found == "took_back":
+            sessions(conn, older, newer, 60, seed=2, new_good=0.2, old_good=0.8)
+    with engine.connect() as conn:
+        assert examine(conn, read_plan(conn), over).step == found
+    with ThreadPoolExecutor() as pool:
+        with engine.begin() as conn:
+            lock_activations(conn)
+            looking = pool.submit(lambda: look_once(engine, over))
+            wait_until_somebody_waits(conn)
+            person_does(conn, third)
+            left = [(row.kind, row.version, row.actor) for row in history(conn)]
+        assert looking.result(timeout=60) is None
+    with engine.connect() as conn:
+        assert [(row.kind, row.version, row.actor) for row in history(conn)] == left
+        assert "quarantined" not in [read_version(conn, number).status for number in (older, newer, third)]
+
+
+def look_once(engine: Engine, settings: RolloutSettings) -> Look | None:
+    with engine.begin() as conn:
+        return look(conn, settings)
+
+
+def wait_until_somebody_waits(conn: Connection) -> None:
+    """Until another transaction of this database waits for an advisory lock."""
+    waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted and database = "
+    waiting += "(select oid from pg_database where datname = current_database())"
+    end = time.monotonic() + 60
+    while not conn.execute(text(waiting)).scalar_one():
+        assert time.monotonic() < end, "nobody waits"
+        time.sleep(0.01)
 
 
 def test_what_serves_or_has_none_to_be_compared_with_is_not_tried(connection):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,20 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
 
+from api import rollouts
 from learner.first_version import build_first_version
 from router.encoder import load_encoder
 from router.fleet import load_fleet
 from router.registry import history, publish, read_version
+from router.rollout import RolloutSettings, start_trial
+from telemetry.ids import new_id
+from telemetry.inferences import store_inferences
+from telemetry.records import DecisionRecord, Inference, Payload
 from tests.api.cli.processes import serving, trimtab, wait_for
+from tests.router.samples import build_version
 
 SECRET = "a secret of the operator"
 # From 20 percent on after 20 sessions, from 50 on after 50 of the canary's: until then it must be found out.
@@ -224,3 +232,57 @@ def test_pins_and_what_served_when_by_command(
     assert json.loads(run("active", "--at", before, "--json"))["version"] == 1
     assert "must look like" in run("active", "--at", "yesterday", code=2)
     assert "whole" in run("history", "--verify")
+
+
+STATUS = "update router_version set status = '{}' where number = 2"
+EMBEDDING = "update inference_payload set embedding = '\\x{}'"
+
+
+@pytest.mark.parametrize(
+    ("statement", "hurt", "heal", "error"),
+    [(STATUS, "rejected", "canary", "RefusedVersion"), (EMBEDDING, "010203", "003c003c", "ValueError")],
+    ids=["refused", "unexpected"],
+)
+def test_whatever_goes_wrong_in_a_look_is_told_and_the_trial_is_looked_at_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, statement: str, hurt: str, heal: str, error: str
+) -> None:
+    monkeypatch.setattr(rollouts, "LOOK_SECONDS", 0.02)  # after what went wrong the rest is twenty times as long
+    with engine.begin() as conn:
+        publish(conn, build_version(seed=1), parent=None, actor="a", reason="b")
+        publish(conn, build_version(seed=2), parent=None, status="candidate", actor="a", reason="b")
+        start_trial(conn, 2, mode="canary", share=0.05, actor="a", reason="b")
+        store_inferences(conn, [asked_an_hour_ago("one session") for _ in range(2)])
+        conn.execute(text(statement.format(hurt)))
+    stop, settings = threading.Event(), RolloutSettings(stage_minutes=0, stage_sessions=0)
+    looking = threading.Thread(target=rollouts.look_after_trials, args=(engine, settings, stop))
+    with capture_logs() as logged:
+        looking.start()
+        try:
+            wait_for(lambda: sum(line["event"] == "rollout_not_looked_at" for line in logged) >= 2, seconds=60)
+            with engine.begin() as conn:
+                conn.execute(text(statement.format(heal)))
+            wait_for(lambda: ("publish", 2, 1.0) in kinds(engine), seconds=60)
+        finally:
+            stop.set()
+            looking.join()
+    assert {line["error"].partition(":")[0] for line in logged if "error" in line} == {error}
+
+
+def asked_an_hour_ago(session: str) -> Inference:
+    """A question that two versions would send to different routes."""
+    decision = DecisionRecord(
+        route="route-1",
+        router_version=1,
+        explored=False,
+        shadow_version=2,
+        shadow_route="route-2",
+        shadow_agrees=False,
+    )
+    return Inference(
+        inference_id=new_id(),
+        source="route",
+        session_id=session,
+        decision=decision,
+        payload=Payload(query="q", embedding=b"\0\x3c\0\x3c"),
+        occurred_at=datetime.now(UTC) - timedelta(hours=1),
+    )
