@@ -26,13 +26,17 @@ def write_cache(path: Path, artifact: Artifact, *, number: int) -> None:
     header = {"number": number, "fingerprint": artifact.fingerprint, "manifest": artifact.manifest}
     # Several server processes share the folder, so each writes a file of its own before the rename.
     handle, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(canonical_json(header) + b"\n")
-        for name in PARTS:
-            file.write(artifact.parts[name])
-        file.flush()
-        os.fsync(file.fileno())
-    Path(draft).replace(path)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(canonical_json(header) + b"\n")
+            for name in PARTS:
+                file.write(artifact.parts[name])
+            file.flush()
+            os.fsync(file.fileno())
+        Path(draft).replace(path)
+    except OSError:
+        Path(draft).unlink(missing_ok=True)  # it is tried again and again: drafts would fill the disk
+        raise
 
 
 def read_cache(path: Path) -> RouterVersion | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
@@ -18,13 +19,14 @@ from router.decision import Policy
 from router.fleet import Fleet
 from router.plan import Plan, read_plan
 from router.scoring import Router
-from router.stored_versions import UnknownVersion, read_artifact, read_version
+from router.stored_versions import UnknownVersion, VersionRecord, read_artifact, read_version
 from router.trial import open_router
 from router.version import RouterVersion, rules_only_version
 from router.version_cache import read_cache, write_cache
 from telemetry.database import CONNECT_TIMEOUT_S, create_engine, parse_url
 
 POLL_SECONDS = 1.0
+_POLLS_TO_REST = 5  # before what was refused is tried again: that may read a whole version
 _PATIENCE_SECONDS = 5.0
 _RECENT = 4  # routers at hand: what serves, what is beside it, and where a rollback leads
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
@@ -37,7 +39,7 @@ _AWAY = (SQLAlchemyError, psycopg.Error, OSError, TimeoutError)
 class WrongEncoder(Exception):
     """The version was made with another encoder than this process runs; start it with that encoder."""
 
-    def __init__(self, version: RouterVersion) -> None:
+    def __init__(self, version: RouterVersion | VersionRecord) -> None:
         self.version = version.number
         super().__init__(f"{self.__doc__} Version {version.number} wants {version.encoder}.")
 
@@ -47,8 +49,9 @@ class RouterWatch:
 
     A notification wakes it; behind it, it asks for the newest seq every ``poll_seconds``. A version that is damaged,
     fails its trial queries or wants another encoder is not swapped in: the last good one goes on and ``problem`` says
-    why; a second version that is so is not tried here. With the database away the watch reconnects, and a process that
-    starts then takes the version cached on disk, or else the rules of its fleet.
+    why; a second version that is so is not tried here. Every few seconds it is tried again, as is what could not be
+    cached. With the database away the watch reconnects, and a process that starts then takes the version cached on
+    disk, or else the rules of its fleet.
 
     Attributes:
         arms: the routers that decide; read it once per request. None only before ``start``, or where there is
@@ -79,6 +82,8 @@ class RouterWatch:
         self.arms: Arms | None = None
         self.seq = 0
         self._refusal: str | None = None
+        self._tried = 0.0
+        self._cached: Router | None = None
         self._away = False
         self._conninfo = parse_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         self._engine = create_engine(url, pool_size=1)
@@ -157,15 +162,16 @@ class RouterWatch:
             await conn.close()
 
     async def _refresh(self, conn: _Connection) -> None:
-        """Ask for the newest seq, and swap if it is another one than was seen."""
+        """Ask for the newest seq, and swap if it is another one than was seen, or if it was refused a while ago."""
         row = await (await conn.execute(_NEWEST_SEQ)).fetchone()
         self._database_is_away(False)
-        if row is None or row[0] == self.seq:
+        rested = time.monotonic() - self._tried >= _POLLS_TO_REST * self._poll_seconds
+        if row is None or (row[0] == self.seq and not (self._refusal and rested)):
             return
         # Shielded, so that a stop does not leave the thread behind with its connection open.
         self._swapping = asyncio.create_task(asyncio.to_thread(self._swap))
         await asyncio.shield(self._swapping)
-        self.seq = row[0]
+        self.seq, self._tried = row[0], time.monotonic()
 
     def _swap(self) -> None:
         """Read, verify and try what is active, then let it decide. Runs beside the event loop."""
@@ -179,51 +185,63 @@ class RouterWatch:
             except (DamagedArtifact, UnknownVersion, WrongEncoder) as error:
                 self._refuse(f"Version {number} is not served: {error}")
                 return
-            self._refusal = None
             swapped = self.current is not main
-            self.arms = self._with_side(conn, plan, main)
+            self.arms, untried = self._with_side(conn, plan, main)
             if swapped:
                 self._announce(f"Version {number} decides from now on.")
-                self._keep(conn, number)
+            uncached = None if self._cached is main else self._keep(conn, main)
+            self._refuse(uncached or untried)
 
     def _router(self, conn: Connection, number: int) -> Router:
         """The router of a version: one of the last few, so that a rollback loads nothing, or one that is made ready."""
-        fingerprint = read_version(conn, number).fingerprint
+        record = read_version(conn, number)
         for router in self._recent:
-            if router.version.fingerprint == fingerprint:
+            if router.version.fingerprint == record.fingerprint:
                 return router
+        self._check_encoder(record)  # before its parts are read: a shadow for another encoder stays for days
         artifact = read_artifact(conn, number)
-        router = self._ready(unpack(artifact.manifest, artifact.parts, fingerprint=fingerprint, number=number))
+        router = self._ready(unpack(artifact.manifest, artifact.parts, fingerprint=record.fingerprint, number=number))
         self._recent.append(router)
         return router
 
-    def _with_side(self, conn: Connection, plan: Plan, main: Router) -> Arms:
+    def _with_side(self, conn: Connection, plan: Plan, main: Router) -> tuple[Arms, str | None]:
+        """Both routers, and why the second one is missing, None where there is to be none."""
         if plan.side is None:
-            return Arms(main=main)
+            return Arms(main=main), None
         number = plan.side.version
         try:
             side = self._router(conn, number)
         except (DamagedArtifact, UnknownVersion, WrongEncoder) as error:
-            self._refuse(f"Version {number} is not tried here: {error}")
-            return Arms(main=main)
-        self._announce(f"Version {number} is beside it: {plan.mode}, {plan.side.share:.0%} of the sessions.")
-        return Arms(main=main, side=side, mode=plan.mode, share=plan.side.share)
+            return Arms(main=main), f"Version {number} is not tried here: {error}"
+        arms = Arms(main=main, side=side, mode=plan.mode, share=plan.side.share)
+        if arms != self.arms:
+            self._announce(f"Version {number} is beside it: {plan.mode}, {plan.side.share:.0%} of the sessions.")
+        return arms, None
 
-    def _keep(self, conn: Connection, number: int) -> None:
-        """Write what serves to disk; what was damaged since this process loaded it does not replace a good copy."""
+    def _keep(self, conn: Connection, main: Router) -> str | None:
+        """Write what serves to disk, or say why not.
+
+        What was damaged since this process loaded it does not replace a good copy.
+        """
+        number = main.version.number
         try:
             artifact = read_artifact(conn, number)
             unpack(artifact.manifest, artifact.parts, fingerprint=artifact.fingerprint, number=number)
             write_cache(self._cache, artifact, number=number)
         except DamagedArtifact as error:
-            self._refuse(f"Version {number} serves from memory, but what is stored of it is damaged: {error}")
+            return f"Version {number} serves from memory, but what is stored of it is damaged: {error}"
         except OSError as error:
-            self._refuse(f"Version {number} serves but could not be cached on disk: {error.strerror}.")
+            return f"Version {number} serves but could not be cached on disk: {error.strerror}."
+        self._cached = main
+        return None
 
     def _ready(self, version: RouterVersion) -> Router:
+        self._check_encoder(version)
+        return open_router(version, policy=self._policy)
+
+    def _check_encoder(self, version: RouterVersion | VersionRecord) -> None:
         if self._encoders is not None and version.encoder not in self._encoders:
             raise WrongEncoder(version)
-        return open_router(version, policy=self._policy)
 
     def _start_without_database(self) -> None:
         try:
@@ -242,9 +260,10 @@ class RouterWatch:
             self._away = away
             self._announce(_DATABASE_AWAY if away else "The database can be reached again.")
 
-    def _refuse(self, problem: str) -> None:
-        self._refusal = problem
-        self._announce(problem)
+    def _refuse(self, problem: str | None) -> None:
+        told, self._refusal = self._refusal, problem
+        if problem is not None and problem != told:
+            self._announce(problem)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, insert, text
+from sqlalchemy import Engine, delete, insert, text
 
 from router.registry import activate, publish, rollback
+from router.rollout import start_trial
 from router.version_cache import read_cache
 from router.watch import RouterWatch
-from telemetry.tables import router_activation
+from telemetry.tables import router_activation, router_artifact
 from tests.router.samples import build_version
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -113,6 +114,55 @@ def test_a_damaged_version_is_not_swapped_in(engine, database_url, tmp_path):
             activate(connection, 1, kind="rollback", actor="a", reason="b")
         await until(lambda: watch.problem is None, within=5)
         assert read_cache(tmp_path / "cache" / "router-version").number == 1
+        await watch.stop()
+
+    run(work)
+
+
+def test_what_could_not_be_cached_is_cached_once_it_can_be(engine, database_url, tmp_path):
+    async def work() -> None:
+        heard: list[str] = []
+        put(engine, 1)
+        path = tmp_path / "cache" / "router-version"
+        path.mkdir(parents=True)
+        watch = watching(database_url, tmp_path, poll_seconds=0.05, announce=heard.append)
+        await watch.start()
+        assert "could not be cached" in watch.problem
+        await asyncio.sleep(1)  # is tried again, but neither told again nor leaves drafts behind
+        assert sum("could not be cached" in sentence for sentence in heard) == 1
+        assert [file.name for file in path.parent.iterdir()] == ["router-version"]
+        path.rmdir()
+        await until(lambda: watch.problem is None, within=30)
+        assert read_cache(path).number == 1
+        await watch.stop()
+
+    run(work)
+
+
+@pytest.mark.fault("corrupt part")
+@pytest.mark.parametrize("status", ["active", "candidate"])
+def test_a_version_whose_missing_part_comes_back_is_taken_without_another_activation(
+    engine, database_url, tmp_path, status
+):
+    async def work() -> None:
+        put(engine, 1)
+        watch = watching(database_url, tmp_path, poll_seconds=0.05)
+        await watch.start()
+        with engine.begin() as conn:
+            publish(conn, build_version(seed=2), actor="a", reason="b", parent=1, status=status)
+            if status == "candidate":
+                start_trial(conn, 2, mode="canary", share=0.05, actor="a", reason="b")
+            parts = conn.execute(
+                delete(router_artifact).where(router_artifact.c.version == 2).returning(router_artifact)
+            )
+            parts = parts.mappings().all()
+        await until(lambda: watch.problem is not None, within=5)
+        assert (serving(watch), watch.arms.side) == (1, None)
+        with engine.begin() as conn:
+            conn.execute(insert(router_artifact), [dict(part) for part in parts])
+        await until(lambda: watch.problem is None, within=30)
+        taken = watch.current if status == "active" else watch.arms.side
+        assert taken.version.number == 2
         await watch.stop()
 
     run(work)
