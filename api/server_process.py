@@ -37,6 +37,7 @@ from telemetry.embedded_postgres import EmbeddedPostgres, PostgresFailed
 
 _WATCH_SECONDS = 0.3
 _NIGHT_WATCH_SECONDS = 1.0
+_LONGEST_REST = 60.0
 _DRAIN_SECONDS = 10
 _GC_THRESHOLDS = (20_000, 10, 10)
 _SWITCH_SECONDS = 0.001
@@ -241,14 +242,21 @@ def _keep_database(embedded: EmbeddedPostgres, stop: threading.Event) -> None:
 
 
 def _prepare_later(environment: dict[str, str], stop: threading.Event) -> None:
-    """Migrate and prepare as soon as the database can be reached."""
-    engine = create_engine(environment["TRIMTAB_DATABASE_URL"], pool_size=1)
-    while not stop.wait(_WATCH_SECONDS):
-        with suppress(SQLAlchemyError):
+    """Migrate and prepare as soon as the database can be reached, and again until that has worked."""
+    engine, rest = create_engine(environment["TRIMTAB_DATABASE_URL"], pool_size=1), _WATCH_SECONDS
+    while not stop.wait(rest):
+        try:
             engine.connect().close()
             code = _run(environment, stop, "prepare")
+        except SQLAlchemyError:
+            continue
+        except OSError as error:
+            structlog.get_logger().error("prepare_not_started", error=str(error))
+        else:
             structlog.get_logger().info("prepared_late", exit_code=code)
-            break
+            if code == 0:
+                break
+        rest = min(2 * rest, _LONGEST_REST)  # the database may have gone again; a wrong setting stays wrong
     engine.dispose()
 
 

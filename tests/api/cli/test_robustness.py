@@ -4,6 +4,8 @@ import contextlib
 import os
 import signal
 import socket
+import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,13 +14,15 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
+from structlog.testing import capture_logs
 
-from router.registry import activate, load, publish
+from api.server_process import _prepare_later
+from router.registry import activate, active, load, publish
 from telemetry import embedded_postgres
 from telemetry.database import create_engine
 from telemetry.tables import inference
-from tests.api.cli.processes import answers, serving, trimtab, wait_for
+from tests.api.cli.processes import answers, environment, serving, trimtab, wait_for
 from tests.faults.ledger import Ledger
 
 pytestmark = pytest.mark.slow
@@ -121,6 +125,40 @@ def test_a_server_that_starts_while_its_database_is_away_decides_and_mends_by_it
                 wait_for(lambda: http.get("/readyz").json()["status"] == "ready")
                 wait_for(lambda: "prepared_late" in server.printed())
                 assert http.post("/v1/inferences", json={"query": "x", "decision": {"route": "orders"}}).is_success
+
+
+def test_a_database_that_came_late_is_prepared_however_often_that_has_failed(served_home, empty_url, monkeypatch):
+    def let_write(allowed):
+        engine = create_engine(empty_url)
+        with engine.begin() as conn:
+            conn.execute(text("set transaction read write"))
+            name = conn.execute(text("select current_database()")).scalar_one()
+            conn.execute(
+                text(f"alter database {name} set default_transaction_read_only = {'off' if allowed else 'on'}")
+            )
+        engine.dispose()
+
+    let_write(False)
+    monkeypatch.setattr(sys, "executable", "/no/python")
+    stop, given = threading.Event(), environment(served_home, TRIMTAB_DATABASE_URL=empty_url)
+    preparing = threading.Thread(target=_prepare_later, args=(given, stop))
+    with capture_logs() as logged:
+        preparing.start()
+        try:
+            wait_for(lambda: logged)
+            monkeypatch.undo()
+            wait_for(lambda: logged[-1]["event"] == "prepared_late")
+            let_write(True)
+            wait_for(lambda: not preparing.is_alive())
+        finally:
+            stop.set()
+            preparing.join()
+    tries = [(line["event"], line.get("exit_code")) for line in logged]
+    assert tries[0] == ("prepare_not_started", None)
+    assert ("prepared_late", 1) in tries
+    assert tries[-1] == ("prepared_late", 0)
+    with contextlib.closing(create_engine(empty_url).connect()) as conn:
+        assert active(conn).version == 1
 
 
 @pytest.mark.fault("SIGTERM under load")
