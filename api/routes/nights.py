@@ -13,7 +13,7 @@ from api.bodies import body_of, parse_body
 from api.errors import ApiError
 from api.lists import json_list, json_row, json_value
 from api.schemas import LearnRequest
-from api.state import state_of
+from api.state import ServerState, state_of
 from router.activations import history
 from telemetry.ids import new_id
 from telemetry.learner_runs import list_failures, list_runs, read_run, who_learns
@@ -27,26 +27,35 @@ async def start_run(request: Request) -> JSONResponse:
     """Start a night in a process of its own; look at it under the id that is answered. 409: a learner is at work."""
     state = state_of(request)
     wanted, _ = await parse_body(request, LearnRequest, limit=state.settings.max_body_bytes)
-    children = request.app.state.children
-    if children or await state.read(who_learns) is not None:  # one that was just started may not hold the lease yet
-        raise ApiError(
-            409, "learner_busy", "A learner is at work; wait until it is done (or a minute, if it was killed)."
-        )
-    run_id = new_id()
-    command = [sys.executable, "-m", "api.cli.main", "learn", "--run-id", str(run_id), "--json"]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        *(["--force"] if wanted.force else []),
+    children, run_id = request.app.state.children, new_id()
+    if children:  # one that was just started may not hold the lease yet
+        raise _busy()
+    children.add(run_id)  # before anything is waited for: of two that come at once, one starts
+    try:
+        if await state.read(who_learns) is not None:
+            raise _busy()
+        process = await _start(state, run_id, *(["--force"] if wanted.force else []))
+        children.add(waiting := asyncio.create_task(process.wait()))
+        waiting.add_done_callback(children.discard)
+    finally:
+        children.discard(run_id)
+    where = f"/v1/learner/runs/{run_id}"
+    return JSONResponse({"run_id": str(run_id), "status": "started"}, status_code=202, headers={"Location": where})
+
+
+def _busy() -> ApiError:
+    return ApiError(409, "learner_busy", "A learner is at work; wait until it is done (or a minute, if it was killed).")
+
+
+async def _start(state: ServerState, run_id: UUID, *options: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "api.cli.main", "learn", "--run-id", str(run_id), "--json", *options),
         env=state.settings.child_environment(database_url=state.database_url),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
         start_new_session=True,
     )
-    children.add(waiting := asyncio.create_task(process.wait()))
-    waiting.add_done_callback(children.discard)
-    where = f"/v1/learner/runs/{run_id}"
-    return JSONResponse({"run_id": str(run_id), "status": "started"}, status_code=202, headers={"Location": where})
 
 
 @router.get("/learner/runs")
