@@ -4,13 +4,14 @@ import math
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from api.cross_origin import why_foreign
 from api.errors import problem
 from api.feedback_tokens import PREFIX, FeedbackToken, TokenExpired, TokenSigner, WrongToken
 from api.keyring import Keyring, why_unusable
@@ -87,12 +88,23 @@ class Admission:
         closed: a key is needed although there may be none, for others than this machine can reach the server.
         rate: requests a second of each key that has no limit of its own.
         concurrency: requests of it that may run at once.
+        pages: origins of web pages that may vote while there are no keys.
     """
 
-    def __init__(self, keyring: Keyring, signer: TokenSigner, *, closed: bool, rate: float, concurrency: int) -> None:
+    def __init__(
+        self,
+        keyring: Keyring,
+        signer: TokenSigner,
+        *,
+        closed: bool,
+        rate: float,
+        concurrency: int,
+        pages: Collection[str] = (),
+    ) -> None:
         self._keyring = keyring
         self._signer = signer
         self._closed = closed
+        self._pages = pages
         self._defaults: Mapping[str, float] = {"rate": rate, "concurrency": concurrency}
         self._meters: OrderedDict[str, _Meter] = OrderedDict()
 
@@ -105,7 +117,8 @@ class Admission:
         if presented is not None and presented.startswith(PREFIX):
             return self._by_token(scope, presented)
         if not self._closed and not self._keyring.any:
-            return _ANYBODY, None
+            why = why_foreign(scope, self._pages)
+            return (_ANYBODY, None) if why is None else problem(403, "not_local", why)
         if self._closed and not self._keyring.known:
             return problem(503, "not_ready", "The list of API keys is not known yet; try again in a moment.")
         if presented is None:

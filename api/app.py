@@ -115,7 +115,12 @@ async def _start(settings: Settings, database_url: str, counting: Path | None) -
     await keyring.start()
     signer = TokenSigner(key=settings.hash_key(), hours=settings.feedback_token_hours)
     admission = Admission(
-        keyring, signer, closed=not settings.loopback, rate=settings.key_rate, concurrency=settings.key_concurrency
+        keyring,
+        signer,
+        closed=not settings.loopback,
+        rate=settings.key_rate,
+        concurrency=settings.key_concurrency,
+        pages=origins(settings.cors_origins),
     )
     intake = Intake(engine, most_items=settings.queue_items, most_bytes=settings.queue_bytes)
     intake.start()

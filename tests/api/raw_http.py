@@ -9,12 +9,12 @@ BODY = json.dumps(EVENT).encode()
 
 
 def post(*headers: str, body: bytes = BODY, path: str = "/v1/inferences", version: str = "1.1") -> bytes:
-    lines = [f"POST {path} HTTP/{version}", "Host: x", "Content-Type: application/json", *headers]
+    lines = [f"POST {path} HTTP/{version}", "Host: localhost", "Content-Type: application/json", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 LENGTH = f"Content-Length: {len(BODY)}"
-HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def answers(wire: socket.socket, count: int) -> list[int]:

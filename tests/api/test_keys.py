@@ -212,7 +212,9 @@ def test_one_key_may_run_only_so_many_requests_at_once_and_others_go_on(client, 
     address = client.base_url
     time.sleep(0.3)  # until the last one has ended on the server's side too
     with socket.create_connection((address.host, address.port)) as slow:
-        head = f"POST /v1/route HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {one}\r\nContent-Length: 50\r\n\r\n"
+        head = (
+            f"POST /v1/route HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {one}\r\nContent-Length: 50\r\n\r\n"
+        )
         slow.sendall(head.encode())  # and the body does not come
         time.sleep(0.5)  # asking meanwhile would take the one place from it
         assert refusal(send(client, DECIDE, bearer(one))) == (429, "too_many_at_once")

@@ -20,7 +20,7 @@ from telemetry.tables import inference
 from tests.api.conftest import running
 from tests.faults.ledger import check_promises, event_of
 
-HEAD = "POST /v1/inferences HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+HEAD = "POST /v1/inferences HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
 
 
 def host_of(address):

@@ -10,7 +10,7 @@ import pytest
 from tests.api.bad_input.corpus import EVENT
 
 BODY = json.dumps(EVENT.body)
-POST = "POST /v1/inferences HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+POST = "POST /v1/inferences HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def exchange(client, sent, *, hang_up=False):
@@ -44,8 +44,8 @@ def exchange(client, sent, *, hang_up=False):
         "a NUL in a header": f"{POST}X-Y: a\0b\r\nContent-Length: 2\r\n\r\n{{}}",
         "a header without a name": f"{POST}: x\r\nContent-Length: 2\r\n\r\n{{}}",
         "huge headers": f"{POST}X-Y: {'x' * 300_000}\r\nContent-Length: 2\r\n\r\n{{}}",
-        "an endless path": f"GET /{'x' * 300_000} HTTP/1.1\r\nHost: x\r\n\r\n",
-        "an upgrade": "GET /v1/route HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        "an endless path": f"GET /{'x' * 300_000} HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "an upgrade": "GET /v1/route HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     }.items(),
     ids=lambda item: item[0],
 )
