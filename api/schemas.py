@@ -6,6 +6,8 @@ from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from api.settings import MOST_QUERY_CHARS
+
 
 def _without_nul(value: str) -> str:
     if "\0" in value:
@@ -25,7 +27,7 @@ _Clean = AfterValidator(_without_nul)
 Moment = Annotated[AwareDatetime, AfterValidator(_near)]
 Id = Annotated[str, Field(min_length=1, max_length=256), _Clean]  # trace_id and span_id must fit one index row
 Name = Annotated[str, Field(min_length=1, max_length=200), _Clean]
-Query = Annotated[str, Field(min_length=1, max_length=100_000), _Clean]
+Query = Annotated[str, Field(min_length=1, max_length=MOST_QUERY_CHARS), _Clean]
 LongText = Annotated[str, Field(max_length=1_000_000), _Clean]
 Comment = Annotated[str, Field(max_length=10_000), _Clean]
 Count = Annotated[int, Field(ge=0, le=10**12)]

@@ -18,6 +18,8 @@ from router.rollout import RolloutSettings
 
 _KEY_BYTES = 32
 _HASH_KEY = re.compile(rf"[0-9a-fA-F]{{{2 * _KEY_BYTES}}}")
+MOST_QUERY_CHARS = 100_000  # a request with more is not valid, whatever is set
+_PLACEHOLDER = "CHANGE-ME"
 SAMPLE_FLEET = Path(__file__).parent / "demo" / "sample_fleet.yaml"
 
 
@@ -69,7 +71,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much is logged.")
     max_body_bytes: int = Field(5_000_000, ge=1_000, description="Largest request body; larger ones are answered 413.")
     max_batch: int = Field(1_000, ge=1, description="Most items in one batch.")
-    max_query_chars: int = Field(20_000, ge=1, description="Longest query.")
+    max_query_chars: int = Field(
+        20_000, ge=1, le=MOST_QUERY_CHARS, description=f"Longest query; at most {MOST_QUERY_CHARS}."
+    )
     queue_items: int = Field(5_000, ge=1, description="Events that may wait to be stored before 429 is answered.")
     queue_bytes: int = Field(
         32_000_000, ge=1_000, description="Bytes that may wait to be stored before 429 is answered."
@@ -93,6 +97,16 @@ class Settings(BaseSettings):
         if isinstance(given, dict) and (unknown := [name for name in given if name not in names]):
             raise ValueError(f"{unknown[0]} is not one of {', '.join(names)}")
         return given
+
+    @field_validator("secret", "webhook_secret", "database_url")
+    @classmethod
+    def _are_filled_in(cls, value: SecretStr | str | None) -> SecretStr | str | None:
+        """What stands in an example is known to everybody: whoever has the secret signs tokens."""
+        if _PLACEHOLDER in (value.get_secret_value() if isinstance(value, SecretStr) else value or ""):
+            raise ValueError(
+                f"it still has {_PLACEHOLDER} in it; put your own there (openssl rand -hex 32 makes a secret)"
+            )
+        return value
 
     @field_validator("cors_origins")
     @classmethod
@@ -183,7 +197,8 @@ def read_settings(**overrides: object) -> Settings:
         return Settings(**{k: v for k, v in overrides.items() if v is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
         name = "TRIMTAB_" + "__".join(str(part) for part in first["loc"]).upper()
-        raise WrongSetting(f"{name} cannot be used: {first['msg'][0].lower()}{first['msg'][1:]}.") from None
+        raise WrongSetting(f"{name} cannot be used: {message[0].lower()}{message[1:]}.") from None
     except SettingsError as error:
         raise WrongSetting(f"A TRIMTAB_ setting cannot be read: {error}.") from None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from api.schemas import RouteRequest
 from api.settings import Settings, WrongSetting, read_settings
 from learner.settings import LearnerSettings, WrongLearnerSetting
 from router.rollout import RolloutSettings
@@ -32,6 +33,33 @@ def test_a_wrong_setting_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(WrongSetting, match=name if name != "LEARNER" else "TRIMTAB_") as caught:
         read_settings()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SECRET", "CHANGE-ME-to-32-or-more-random-characters"),
+        ("WEBHOOK_SECRET", "CHANGE-ME-to-something"),
+        ("DATABASE_URL", "postgresql://trimtab:CHANGE-ME@postgres:5432/trimtab"),
+    ],
+)
+def test_what_an_example_says_to_change_is_refused_until_it_is(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"TRIMTAB_{name}", value)
+    with pytest.raises(WrongSetting, match=f"^TRIMTAB_{name} cannot be used: .*openssl rand -hex 32") as caught:
+        read_settings()
+    assert value not in str(caught.value)
+    monkeypatch.setenv(f"TRIMTAB_{name}", value.replace("CHANGE-ME", "5f1d"))
+    read_settings()
+
+
+def test_no_query_may_be_longer_than_a_request_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIMTAB_MAX_QUERY_CHARS", "100000")
+    assert RouteRequest(query="x" * read_settings().max_query_chars).query
+    monkeypatch.setenv("TRIMTAB_MAX_QUERY_CHARS", "100001")
+    with pytest.raises(WrongSetting, match=r"TRIMTAB_MAX_QUERY_CHARS cannot be used: .*100000"):
+        read_settings()
 
 
 def test_the_learner_takes_overrides_by_name_and_refuses_unknown_ones() -> None:

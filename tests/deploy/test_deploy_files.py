@@ -10,7 +10,7 @@ import yaml
 from typer.main import get_command
 
 from api.cli.main import app
-from api.settings import Settings
+from api.settings import Settings, WrongSetting, read_settings
 from router.fleet import parse_fleet
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -62,9 +62,14 @@ def test_the_manifest_s_parts_fit_together():
     assert probed == ["/healthz", "/readyz"]
     assert manifest("CronJob")["spec"]["concurrencyPolicy"] == "Forbid"
     parse_fleet(manifest("ConfigMap")["data"]["fleet.yaml"], source="fleet.yaml")
-    Settings(
-        **{name.removeprefix("TRIMTAB_").lower(): value for name, value in manifest("Secret")["stringData"].items()}
-    )
+
+
+def test_whoever_leaves_a_secret_as_it_stands_in_the_manifest_is_told():
+    given = {name.removeprefix("TRIMTAB_").lower(): text for name, text in manifest("Secret")["stringData"].items()}
+    for name, text in given.items():
+        with pytest.raises(WrongSetting, match="CHANGE-ME"):
+            read_settings(**{name: text})
+    read_settings(**{name: text.replace("CHANGE-ME", "5f1d") for name, text in given.items()})
 
 
 def test_the_night_s_script_tells_a_failed_night_from_one_that_held(tmp_path):
