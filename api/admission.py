@@ -108,6 +108,11 @@ class Admission:
         self._defaults: Mapping[str, float] = {"rate": rate, "concurrency": concurrency}
         self._meters: OrderedDict[str, _Meter] = OrderedDict()
 
+    @property
+    def knows(self) -> bool:
+        """Whether the keys are known, where one is needed: until then nobody is let in."""
+        return self._keyring.known or not self._closed
+
     def admit(self, scope: Scope) -> "tuple[Caller, _Meter | None] | JSONResponse":
         """Return who calls and the meter to give back when the request is done, or the answer that refuses it."""
         needed = scope_of(scope["method"], scope["path"])
@@ -119,7 +124,7 @@ class Admission:
         if not self._closed and not self._keyring.any:
             why = why_foreign(scope, self._pages)
             return (_ANYBODY, None) if why is None else problem(403, "not_local", why)
-        if self._closed and not self._keyring.known:
+        if not self.knows:
             return problem(503, "not_ready", "The list of API keys is not known yet; try again in a moment.")
         if presented is None:
             detail = f"This call needs an API key with the scope {needed}; send it as Authorization: Bearer KEY."

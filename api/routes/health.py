@@ -12,6 +12,7 @@ from telemetry.database import DatabaseUnavailable
 
 router = APIRouter(tags=["health"])
 DATABASE_SECONDS = 2.5
+_KEYS_UNKNOWN = "The list of API keys is not known yet, and until then nobody is let in."
 _STUCK = "A write of events hangs; if this lasts for longer than half a minute, restart this process."
 
 
@@ -27,9 +28,10 @@ async def readyz(request: Request) -> JSONResponse:
     state = state_of(request)
     database = await _database_answers(state)
     current = state.watch.current
-    serving = current is not None and not state.draining
+    serving = current is not None and state.admission.knows and not state.draining
     away = None if database else str(DatabaseUnavailable.__doc__)
-    problem = state.watch.problem or away or (_STUCK if state.intake.stuck else None)
+    unknown = None if state.admission.knows else _KEYS_UNKNOWN
+    problem = state.watch.problem or away or unknown or (_STUCK if state.intake.stuck else None)
     status = "unavailable" if not serving else "degraded" if problem else "ready"
     body: dict[str, Any] = {
         "status": status,

@@ -247,6 +247,8 @@ def test_a_server_that_others_can_reach_is_closed_until_it_knows_the_keys(tmp_pa
     with running(settings, AWAY) as address, httpx.Client(base_url=address, timeout=20) as http:
         assert refusal(send(http, DECIDE, bearer("tt_a_b"))) == (503, "not_ready")
         assert http.get("/healthz").status_code == 200
+        ready = http.get("/readyz")  # whoever is sent there would be refused
+        assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
 
 
 def test_a_hundred_requests_at_once_are_counted_right(client, keys):

@@ -9,11 +9,14 @@ import pytest
 import yaml
 from typer.main import get_command
 
+from api.app import VERSION
 from api.cli.main import app
 from api.settings import Settings, WrongSetting, read_settings
+from learner.settings import LearnerSettings
 from router.fleet import parse_fleet
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+OPERATIONS = (DEPLOY.parent / "docs" / "operations.md").read_text()
 MANIFESTS = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
 COMMANDS = get_command(app).commands
 
@@ -37,13 +40,12 @@ def test_every_setting_that_the_files_name_is_one():
 def test_every_command_line_of_the_files_is_understood():
     lines = re.findall(r"\btrimtab (\w+)((?: --[a-z-]+(?: [^-\s]\S*)?)*)", (DEPLOY / "trimtab.service").read_text())
     lines += re.findall(r"trimtab (\w+)((?: --[a-z-]+(?: [^-\s]\S*)?)*)", (DEPLOY / "kubernetes.yaml").read_text())
-    lines += [(c["args"][0], " ".join(a for a in c["args"][1:])) for p in pods() for c in p.get("initContainers", [])]
     serve = pods()[0]["containers"][0]["args"]
     found = {}
     for name, options in [*lines, (serve[0], " ".join(serve[1:]))]:
         known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
         found[name] = set(re.findall(r"--[a-z-]+", options)) - known
-    assert found == {"serve": set(), "learn": set(), "prune": set(), "migrate": set()}
+    assert found == {"serve": set(), "learn": set(), "prune": set()}
 
 
 def test_the_manifest_s_parts_fit_together():
@@ -54,7 +56,8 @@ def test_the_manifest_s_parts_fit_together():
     for pod in pods():
         assert pod["enableServiceLinks"] is False  # a service named trimtab would set TRIMTAB_PORT
         volumes = {volume["name"] for volume in pod["volumes"]}
-        for container in (*pod["containers"], *pod.get("initContainers", [])):
+        assert "initContainers" not in pod  # with the database away it would keep the server from starting
+        for container in pod["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
             assert container["envFrom"] == [{"secretRef": {"name": manifest("Secret")["metadata"]["name"]}}]
     server = pods()[0]["containers"][0]
@@ -62,6 +65,24 @@ def test_the_manifest_s_parts_fit_together():
     assert probed == ["/healthz", "/readyz"]
     assert manifest("CronJob")["spec"]["concurrencyPolicy"] == "Forbid"
     parse_fleet(manifest("ConfigMap")["data"]["fleet.yaml"], source="fleet.yaml")
+
+
+def test_the_image_is_this_release_and_nobody_else_s_and_the_page_names_the_same():
+    images = {container["image"] for pod in pods() for container in pod["containers"]}
+    images |= {name for found in re.findall(r'--image=(\S+)|"image": "([^"]+)"', OPERATIONS) for name in found if name}
+    assert images == {
+        f"registry.example/trimtab:{VERSION}"
+    }  # the name ends in .example, so it is never pulled by chance
+    steps = (DEPLOY / "kubernetes.yaml").read_text().partition("apiVersion")[0]
+    assert all(
+        f"docker {step} {image}" in steps for image in images for step in ("build -f deploy/Dockerfile -t", "push")
+    )
+
+
+def test_a_night_may_take_as_long_as_the_learner_lets_it_and_be_tried_again():
+    job = manifest("CronJob")["spec"]["jobTemplate"]["spec"]
+    nights = (1 + job["backoffLimit"]) * 3600 * LearnerSettings().most_hours
+    assert nights + 3600 <= job["activeDeadlineSeconds"] < 24 * 3600
 
 
 def test_whoever_leaves_a_secret_as_it_stands_in_the_manifest_is_told():

@@ -75,8 +75,8 @@ def signals_as_at_a_terminal() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def serving(home: Path, *arguments: str, port: int = 0, **more: str) -> Iterator[ServeProcess]:
-    """Run ``trimtab serve`` until it answers; what still runs at the end is stopped."""
+def serving(home: Path, *arguments: str, port: int = 0, path: str = "/readyz", **more: str) -> Iterator[ServeProcess]:
+    """Run ``trimtab serve`` until it answers 200 at ``path``; what still runs at the end is stopped."""
     output = home / f"serve-{uuid4().hex[:8]}.log"
     command = [*TRIMTAB, "serve", "--port", str(port), *arguments]
     with output.open("w") as file, signals_as_at_a_terminal():
@@ -85,7 +85,7 @@ def serving(home: Path, *arguments: str, port: int = 0, **more: str) -> Iterator
         )
     server = ServeProcess(process=process, output=output)
     try:
-        wait_for(lambda: process.poll() is not None or answers(server.address), seconds=START_SECONDS)
+        wait_for(lambda: process.poll() is not None or answers(server.address, path), seconds=START_SECONDS)
         assert process.poll() is None, server.printed()
         yield server
     finally:
@@ -94,9 +94,9 @@ def serving(home: Path, *arguments: str, port: int = 0, **more: str) -> Iterator
         process.wait(180)
 
 
-def answers(address: str) -> bool:
-    """Tell whether a server decides at this address."""
+def answers(address: str, path: str = "/readyz") -> bool:
+    """Tell whether a server decides at this address, or answers 200 at another path."""
     try:
-        return bool(address) and httpx.get(f"{address}/readyz", timeout=5).status_code == 200
+        return bool(address) and httpx.get(f"{address}{path}", timeout=5).status_code == 200
     except httpx.TransportError:
         return False

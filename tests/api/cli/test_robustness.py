@@ -161,6 +161,23 @@ def test_a_database_that_came_late_is_prepared_however_often_that_has_failed(ser
         assert active(conn).version == 1
 
 
+@pytest.mark.fault("start with the database away")
+def test_a_new_replica_starts_while_the_database_is_away_and_is_ready_once_it_has_read_the_keys(served_home, tmp_path):
+    running = embedded_postgres.start(served_home)
+    running.stop()
+    others = {"TRIMTAB_DATABASE_URL": running.url, "TRIMTAB_HOST": "0.0.0.0"}  # noqa: S104 - as in a cluster
+    with (
+        serving(tmp_path, path="/healthz", **others) as server,
+        httpx.Client(base_url=server.address, timeout=10) as http,
+    ):
+        assert http.get("/readyz").status_code == 503
+        assert http.post("/v1/route", json={"query": "x"}).json()["code"] == "not_ready"
+        with database(served_home):
+            wait_for(lambda: http.get("/readyz").status_code == 200)
+            wait_for(lambda: "prepared_late" in server.printed())
+            assert http.post("/v1/route", json={"query": "x"}).json()["code"] == "key_missing"
+
+
 @pytest.mark.fault("SIGTERM under load")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stop_under_load_stores_what_was_acknowledged_and_stops_the_database(served_home, number):
