@@ -103,6 +103,26 @@ def test_the_night_s_script_tells_a_failed_night_from_one_that_held(tmp_path):
         assert done.returncode == ends, learned
 
 
+def test_a_command_beside_the_service_has_its_user_home_and_settings_and_the_page_says_how(tmp_path):
+    unit = dict(line.partition("=")[::2] for line in (DEPLOY / "trimtab.service").read_text().splitlines())
+    fake = tmp_path / "systemd-run"
+    fake.write_text('#!/bin/sh\nfor word do printf "%s\\n" "$word"; done\nexit 6\n')
+    fake.chmod(0o755)
+    command = ["/bin/sh", DEPLOY / "trimtab-command", "route", "it was $5  more", ""]
+    environment = {"PATH": f"{tmp_path}:/bin:/usr/bin"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    given, told, arguments = done.stdout.partition(f"{unit['ExecStart'].split()[0]}\n")
+    assert (done.returncode, told != "", arguments.splitlines()) == (6, True, ["route", "it was $$5  more", ""])
+    expected = {f"--uid={unit['User']}", f"--gid={unit['Group']}", f"--setenv={unit['Environment']}"}
+    expected |= {f"--property=EnvironmentFile={unit['EnvironmentFile']}", "--pipe", "--wait"}
+    assert expected <= set(given.splitlines())
+    section = OPERATIONS.partition("### As a systemd service")[2].partition("###")[0]
+    named = {unit["EnvironmentFile"].lstrip("-"), unit["Environment"].partition("=")[2]}
+    named |= {f"useradd --system --user-group --home-dir /var/lib/{unit['StateDirectory']}", f" {unit['User']}\n"}
+    named |= {unit["ExecStart"].partition("--fleet ")[2].split()[0], "deploy/trimtab-command /usr/local/bin/trimtab"}
+    assert {text for text in named if text not in section} == set()
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze here")
 def test_systemd_understands_the_unit(tmp_path):
     unit = tmp_path / "trimtab.service"
