@@ -14,8 +14,10 @@ def quarantine(conn: Connection, *, endpoint: str, reason_code: str, raw: bytes)
 
 
 def list_dead_letters(conn: Connection, *, after: int | None = None, limit: int = 100) -> Sequence[RowMapping]:
-    """Return dead letters, newest first, from before the number ``after``."""
-    statement = select(dead_letter).order_by(dead_letter.c.dead_letter_id.desc()).limit(limit)
+    """Return dead letters, newest first, from before the number ``after``; of ``raw`` only how many bytes it has."""
+    length = func.jsonb_build_object("bytes", func.octet_length(dead_letter.c.raw)).label("raw")
+    columns = [length if column.name == "raw" else column for column in dead_letter.columns]
+    statement = select(*columns).order_by(dead_letter.c.dead_letter_id.desc()).limit(limit)
     if after is not None:
         statement = statement.where(dead_letter.c.dead_letter_id < after)
     return conn.execute(statement).mappings().all()

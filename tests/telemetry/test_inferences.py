@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, func, select, text
 
-from telemetry.dead_letters import counts
+from telemetry.dead_letters import counts, list_dead_letters, quarantine
 from telemetry.feedback import store_feedback
 from telemetry.ids import new_id
 from telemetry.inference_reading import read_inference
@@ -173,6 +173,16 @@ def test_outcomes_before_a_decision_without_their_segment_become_dead_letters(co
     (letter,) = connection.execute(select(dead_letter)).mappings()
     assert (letter["reason_code"], str(key).encode() in letter["raw"]) == ("unknown_segment", True)
     assert store_inferences(connection, [event])[0].status == "duplicate"
+
+
+def test_a_list_of_dead_letters_says_how_long_each_is_and_carries_none(connection: Connection) -> None:
+    for size in (0, 7, 5_000):
+        quarantine(connection, endpoint="/v1/inferences", reason_code="x", raw=b"\0" * size)
+    listed = list_dead_letters(connection, limit=2)
+    assert [letter["raw"] for letter in listed] == [{"bytes": 5_000}, {"bytes": 7}]
+    assert set(listed[0]) == {column.name for column in dead_letter.columns}
+    rest = list_dead_letters(connection, after=listed[-1]["dead_letter_id"])
+    assert [letter["raw"] for letter in rest] == [{"bytes": 0}]
 
 
 @pytest.mark.parametrize("bad", [1, 37, 99])
