@@ -4,6 +4,7 @@ import errno
 import gc
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -39,6 +40,7 @@ _WATCH_SECONDS = 0.3
 _NIGHT_WATCH_SECONDS = 1.0
 _LONGEST_REST = 60.0
 _DRAIN_SECONDS = 10
+_MOST_FILES = 65_536
 _GC_THRESHOLDS = (20_000, 10, 10)
 _SWITCH_SECONDS = 0.001
 
@@ -49,6 +51,7 @@ def run_server(settings: Settings, *, workers: int, learn_at: time | None) -> in
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # the terminal was closed; nohup has it ignored
         signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     configure_logging(settings.log_level)
+    _raise_file_limit()
     with ExitStack() as stack:
         # The port is taken before anything is started, unless others can reach it: then only once there are keys.
         listening = stack.enter_context(_listen(settings)) if settings.loopback else None
@@ -97,6 +100,14 @@ def _helpers(opened: OpenDatabase | None, environment: dict[str, str], *, learn_
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def _raise_file_limit() -> None:
+    """Let this process and those that it starts open as many files as they may: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _end(_number: int, _frame: object) -> None:

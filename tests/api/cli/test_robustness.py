@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import sys
@@ -275,6 +276,29 @@ def workers_of(server):
             if int(parent) == server.process.pid and state != "Z" and b"spawn_main" in command:
                 found.append(int(status.parent.name))
     return found
+
+
+@contextlib.contextmanager
+def few_files(number):
+    """What is started here may open so many files, until it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_server_and_its_workers_open_as_many_files_as_they_may(served_home):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if most <= 1024:
+        pytest.skip(f"only {most} files may be open here")
+    with contextlib.ExitStack() as stack:
+        with few_files(1024):
+            server = stack.enter_context(serving(served_home, "--workers", "2"))
+        for pid in (server.process.pid, *wait_for(lambda: len(found := workers_of(server)) == 2 and found)):
+            assert f"Max open files            {most} " in Path(f"/proc/{pid}/limits").read_text()
 
 
 def test_a_port_that_is_taken_is_told_before_anything_is_started(served_home):
