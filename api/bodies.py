@@ -8,6 +8,7 @@ from api.admission import caller_of
 from api.errors import ApiError
 from api.schemas import Strict
 from api.shedding import work_begins
+from api.unfinished import why_cut_short
 
 Body = TypeVar("Body", bound=Strict)
 
@@ -18,6 +19,8 @@ async def read_body(request: Request, *, limit: int) -> bytes:
     Raises:
         ApiError: 415 for another type or a compressed body, 413 for more, 400 for less than were
             announced.
+        TooSlow: it did not come whole in time.
+        TooMuchAtOnce: all bodies that have not come whole are too much together, and this is the largest.
     """
     limit = min(limit, caller_of(request).body_bytes or limit)
     heads = dict(request.scope["headers"])
@@ -38,6 +41,8 @@ async def read_body(request: Request, *, limit: int) -> bytes:
         size, more = size + len(chunks[-1]), message.get("more_body", False)
         if size > limit:
             raise too_large(limit)
+        if more and (why := why_cut_short(request.scope)):
+            raise why(why.__doc__)
     return b"".join(chunks)
 
 

@@ -68,12 +68,21 @@ class Overloaded(Exception):
     """More events are waiting than can be held; send this one again in a second."""
 
 
+class TooMuchAtOnce(Overloaded):
+    """More is being sent at once than can be held; send this again in a second."""
+
+
+class TooSlow(Exception):
+    """The request did not come whole within a minute; send it again, or send less at once."""
+
+
 class NotReady(Exception):
     """No router version is loaded yet; try again in a moment."""
 
 
 STATUS: dict[type[Exception], tuple[int, str]] = {
     Overloaded: (429, "overloaded"),
+    TooSlow: (408, "too_slow"),
     NotReady: (503, "not_ready"),
     DatabaseUnavailable: (503, "database_unavailable"),
     OperationalError: (503, "database_unavailable"),

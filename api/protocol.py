@@ -14,9 +14,10 @@ from typing import Any
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from api.errors import Overloaded, problem
+from api.errors import Overloaded, TooMuchAtOnce, problem
 from api.refuser_process import MOST_READ_PAST, PATHS, PLAIN_WRITE
 from api.shedding import Door, Visit, visit_of
+from api.unfinished import cut_short
 
 DOOR = "door"  # under this name the lifespan hands the door to the connections
 _PATHS = tuple(path.encode("ascii") for path in PATHS)
@@ -48,7 +49,7 @@ class SheddingProtocol(HttpToolsProtocol):
         self._refused = False
         self._visit: Visit | None = None
         self._between = True
-        self._goes = self._plain = False
+        self._goes = self._plain = self._owes = False
         self._heard = 0.0
         self._came_with = b""
 
@@ -56,6 +57,7 @@ class SheddingProtocol(HttpToolsProtocol):
         """Somebody has connected."""
         super().connection_made(transport)
         self._file: int = transport.get_extra_info("socket").fileno()
+        self._owe()
         if self._door.refuser is not None:
             self._door.stand_among(self.connections)
             self._door.refuser.start(keep_alive=self.timeout_keep_alive)
@@ -69,14 +71,53 @@ class SheddingProtocol(HttpToolsProtocol):
         """Refuse what came, where it is one plain write and nothing else; parse it otherwise."""
         if not (self._between and self._door.closed and self._refused_unparsed(data)):
             super().data_received(data)
+            if not self._between or self._free():
+                self._owe(len(data))
         if self._goes:
             self._hand_over()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Whoever was connected has gone."""
+        self._owe_nothing()
+        super().connection_lost(exc)
+
+    def _owe(self, size: int = 0) -> None:
+        """Take down that a request has to come, or the rest of one, of which so many bytes came just now."""
+        if (self._between and self.timeout_keep_alive_task is not None) or self.transport.is_closing():
+            return
+        self._owes = True
+        self._door.unfinished.owe(self, 0 if self._refused or self._answered_already() else size)
+
+    def _answered_already(self) -> bool:
+        """Whether the request that comes was answered before its end, so that nothing of it is kept."""
+        return self.cycle is not None and self.cycle.scope is self.scope and self.cycle.response_complete
+
+    def _owe_nothing(self) -> None:
+        if self._owes:
+            self._owes = False
+            self._door.unfinished.release(self)
+
+    def hang_up(self, why: type[Exception]) -> None:
+        """Wait no longer for a request, or for the rest of it: whoever reads its body answers, and closes."""
+        self._owe_nothing()
+        if self._free():
+            self.transport.close()
+            return
+        self.cycle.keep_alive = False  # its answer is the last one, or that of the request before
+        if self.cycle.scope is not self.scope:
+            return
+        path = self._write_called()
+        if path is not None and why is TooMuchAtOnce:
+            self._door.shed(path)
+        cut_short(self.scope, why)  # type: ignore[arg-type]  # uvicorn has a type of its own
+        self.cycle.message_event.set()
 
     def _refused_unparsed(self, data: bytes) -> bool:
         """Under four times the load that it bears, a server refuses three times as often as it works."""
         found = PLAIN_WRITE.match(data)
         if found is None or found.end() + int(found[2]) != len(data) or not self._free() or self.flow.write_paused:
             return False
+        self._owe_nothing()
         self._door.refuse(found[1].decode("ascii"))
         self._write_now(REFUSAL)
         self.server_state.total_requests += 1
@@ -130,6 +171,7 @@ class SheddingProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self._between = False
+        self._owe_nothing()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -187,6 +229,7 @@ class SheddingProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request has come whole."""
         self._between = True
+        self._owe_nothing()
         if self._refused:
             self._refused = self.transport.is_closing()
             self._goes = self._plain and not self._refused

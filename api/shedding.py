@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.intake import Intake
 from api.refuser import Refuser, TakesBack
+from api.unfinished import Unfinished
 
 INTERVAL_S = 0.05
 MOST_WAIT_S = 0.1
@@ -64,6 +65,7 @@ class Door:
     ) -> None:
         self._intake, self._count, self.refuser, self.clock, self._worked = intake, count, refuser, clock, worked
         self.requests = self.bytes = 0
+        self.unfinished = Unfinished()
         self.under_way: Collection[object] = ()  # requests of all kinds, as the connections know them
         self.overloaded = False
         self._least_wait, self._ends = math.inf, -math.inf
@@ -116,6 +118,10 @@ class Door:
         self._refused += 1
         self._in_a_row += 1
         self._count(path, 1)
+
+    def shed(self, path: str) -> None:
+        """Take down that a write was let in and is refused by the application: it counts the answer."""
+        self._intake.shed(1, batch=path.endswith(":batch"))
 
     @property
     def _beside(self) -> bool:

@@ -1,8 +1,11 @@
 """Writes that are too much are refused where HTTP begins; a burst is not too much, and reads are never refused."""
 
+import gc
 import math
+import os
 import socket
 import time
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -12,6 +15,7 @@ from sqlalchemy import func, select
 
 from api.app import create_app
 from api.shedding import AIM_BESIDE, BUSY, INTERVAL_S, MOST_UNITS, MOST_WAIT_S, REQUEST_UNITS, STANDING, Door, Visit
+from benchmarks.real_server import private_mib
 from telemetry.database import create_engine
 from telemetry.tables import inference
 from tests.api.conftest import serving
@@ -303,6 +307,39 @@ def wire(client):
         yield connection
 
 
+@pytest.fixture(scope="module")
+def hasty(module_url, app_settings):
+    """A server that waits for half a second only, and holds a megabyte of what has not come whole."""
+    app = create_app(app_settings, database_url=module_url)
+    with serving(app) as address:
+        app.state.server.door.unfinished.patience_s = 0.5
+        app.state.server.door.unfinished.most_bytes = 1_000_000
+        yield SimpleNamespace(url=httpx.URL(address), door=app.state.server.door)
+
+
+@pytest.fixture
+def patient(hasty):
+    """The same, which waits longer."""
+    before, hasty.door.unfinished.patience_s = hasty.door.unfinished.patience_s, 3.0
+    yield hasty
+    hasty.door.unfinished.patience_s = before
+
+
+@contextmanager
+def connected(hasty, count=1):
+    """So many connections on which bytes are sent and answers read."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(socket.create_connection((hasty.url.host, hasty.url.port), timeout=20))
+            for _ in range(count)
+        ]
+
+
+def counted(hasty, name):
+    lines = httpx.get(hasty.url.join("/metrics")).text.splitlines()
+    return next((float(line.split()[-1]) for line in lines if line.startswith(f"{name} ")), 0.0)
+
+
 def rows(module_url):
     engine = create_engine(module_url)
     with engine.connect() as conn:
@@ -474,5 +511,119 @@ def test_clients_that_leave_in_the_middle_leave_nothing_in_hand(app, client):
         assert fresh.post("/v1/inferences", json=EVENT).status_code == 201
     deadline = time.monotonic() + 5
     while (door.requests, door.bytes) != (0, 0):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+SILENT = {
+    "nothing": b"",
+    "a blank line": b"\r\n",
+    "half a head": post(LENGTH)[:50],
+    "a blank line after an answer": HEALTH + b"\r\n",
+    "half a head behind an answer": HEALTH + post(LENGTH)[:50],
+}
+
+
+@pytest.mark.parametrize("sent", SILENT.values(), ids=SILENT)
+def test_a_connection_that_brings_no_whole_head_is_closed(hasty, sent):
+    with connected(hasty) as (wire,):
+        wire.sendall(sent[: len(HEALTH)])
+        if sent.startswith(HEALTH):
+            assert answers(wire, 1) == [200]
+            wire.sendall(sent[len(HEALTH) :])
+        assert answers(wire, 1) == [0]
+
+
+BODIES_CUT_SHORT = {
+    "nothing of it": post(LENGTH, body=b""),
+    "half of it": post(LENGTH)[:-20],
+    "half a chunk": post("Transfer-Encoding: chunked", body=b"ff\r\nhello"),
+    "after the client was told to go on": post(LENGTH, "Expect: 100-continue", body=b""),
+}
+
+
+@pytest.mark.parametrize("sent", BODIES_CUT_SHORT.values(), ids=BODIES_CUT_SHORT)
+def test_a_body_that_does_not_come_whole_in_time_is_answered_408_and_the_connection_closed(hasty, sent):
+    slow = 'trimtab_requests_total{path="/v1/inferences",status="408"}'
+    before = counted(hasty, slow)
+    with connected(hasty) as (wire,):
+        wire.sendall(sent)
+        got = b""
+        while chunk := wire.recv(65_536):
+            got += chunk
+    got = got.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+    head, _, body = got.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert {b"content-type: application/problem+json", b"connection: close"} <= set(head.split(b"\r\n"))
+    assert b'"code":"too_slow"' in body
+    assert counted(hasty, slow) == before + 1
+
+
+def test_slow_clients_have_the_whole_time_for_each_request_and_who_goes_on_asking_stays(patient):
+    with connected(patient, 2) as (slow, busy):
+        for _ in range(4):
+            for piece in (post(LENGTH)[:50], post(LENGTH)[50:-20], post(LENGTH)[-20:]):
+                slow.sendall(piece)
+                busy.sendall(HEALTH)
+                assert answers(busy, 1) == [200]
+                time.sleep(0.3)
+            assert answers(slow, 1) == [201]
+
+
+def test_where_unfinished_bodies_are_too_much_together_the_largest_is_refused_and_the_others_are_served(patient):
+    hasty, unfinished = patient, patient.door.unfinished
+    unfinished.patience_s = 60.0
+    shed = counted(hasty, "trimtab_events_shed")
+    refused = 'trimtab_requests_total{path="/v1/inferences",status="429"}'
+    before = counted(hasty, refused)
+    with connected(hasty, 4) as (small, *large):
+        small.sendall(post(LENGTH)[:-20])
+        sizes = (320_000, 380_000, 330_000)
+        for i, (size, each) in enumerate(zip(sizes, large, strict=True)):
+            while unfinished.bytes < sum(sizes[:i]):
+                time.sleep(0.01)
+            each.sendall(post("Content-Length: 400000", body=b" " * size))
+        got = large[1].recv(65_536)
+        assert got.startswith(b"HTTP/1.1 429 ")
+        assert {b"retry-after: 1", b"connection: close"} <= set(got.lower().split(b"\r\n"))
+        for size, each in zip(sizes[::2], large[::2], strict=True):
+            each.sendall(BODY + b" " * (400_000 - size - len(BODY)))
+            assert answers(each, 1) == [201]
+        small.sendall(post(LENGTH)[-20:])
+        assert answers(small, 1) == [201]
+    assert (counted(hasty, refused) - before, counted(hasty, "trimtab_events_shed") - shed) == (1, 1)
+
+
+def test_what_was_refused_before_its_end_is_let_go_at_once(patient):
+    gc.disable()
+    try:
+        before = private_mib(os.getpid())
+        with connected(patient, 200) as wires:
+            for wire in wires:
+                wire.sendall(post("Content-Length: 800000", body=b" " * 799_999))
+            assert sum(wire.recv(12) == b"HTTP/1.1 429" for wire in wires[:190]) == 190
+            assert private_mib(os.getpid()) - before < 30  # of 160
+    finally:
+        gc.enable()
+
+
+def test_a_body_that_was_answered_before_its_end_is_read_past_and_not_held(hasty):
+    with connected(hasty) as (wire,):
+        wire.sendall(post("Content-Length: 3000000", body=b"").replace(b"application/json", b"text/plain"))
+        assert answers(wire, 1) == [415]
+        for _ in range(29):
+            wire.sendall(b" " * 100_000)
+            assert hasty.door.unfinished.bytes < 100_000
+        wire.sendall(b" " * 100_000 + HEALTH)
+        assert answers(wire, 1) == [200]
+
+
+def test_nothing_is_owed_by_those_who_have_gone(hasty):
+    with connected(hasty, 20) as wires:
+        for wire in wires:
+            wire.sendall(post(LENGTH)[:-20])
+    deadline = time.monotonic() + 5
+    unfinished = hasty.door.unfinished
+    while unfinished.bytes or unfinished._since:
         assert time.monotonic() < deadline
         time.sleep(0.01)
