@@ -45,7 +45,7 @@ def create_app(
     settings: Settings,
     *,
     database_url: str,
-    started: Callable[[], None] | None = None,
+    started: Callable[[ServerState], None] | None = None,
     counting: Path | None = None,
 ) -> FastAPI:
     """Return the application. It connects when it starts and lets go when it ends.
@@ -53,7 +53,7 @@ def create_app(
     Args:
         settings: as read from the environment.
         database_url: the migrated database.
-        started: is called once all is loaded.
+        started: is called once all is loaded, before the first request.
         counting: the folder where several processes of one server count together; None: this one counts alone.
     """
 
@@ -63,7 +63,7 @@ def create_app(
         app.state.server = state
         app.state.children = set()
         if started is not None:
-            started()
+            started(state)
         try:
             yield {DOOR: state.door}
         finally:

@@ -1,5 +1,6 @@
 """The server's processes: database, first version, uvicorn workers, supervision, the nightly run."""
 
+import asyncio
 import errno
 import gc
 import multiprocessing
@@ -14,6 +15,7 @@ import time as clock
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, time
+from types import FrameType
 
 import structlog
 import uvicorn
@@ -31,6 +33,7 @@ from api.protocol import SheddingProtocol
 from api.rollouts import looked_after
 from api.schedule import next_run
 from api.settings import Settings, WrongSetting, read_settings
+from api.state import ServerState
 from router.registry import active
 from telemetry.api_keys import read_keys
 from telemetry.database import DatabaseUnavailable, create_engine
@@ -39,7 +42,7 @@ from telemetry.embedded_postgres import EmbeddedPostgres, PostgresFailed
 _WATCH_SECONDS = 0.3
 _NIGHT_WATCH_SECONDS = 1.0
 _LONGEST_REST = 60.0
-_DRAIN_SECONDS = 10
+_ANSWER_SECONDS = 10
 _MOST_FILES = 65_536
 _GC_THRESHOLDS = (20_000, 10, 10)
 _SWITCH_SECONDS = 0.001
@@ -158,7 +161,7 @@ def _count_keys(opened: OpenDatabase | None, settings: Settings) -> int | None:
 
 def _serve(settings: Settings, listening: socket.socket, url: str, *, workers: int) -> int:
     config = uvicorn.Config(
-        "api.server_process:worker_app" if workers > 1 else create_app(settings, database_url=url, started=settle),
+        "api.server_process:worker_app" if workers > 1 else create_app(settings, database_url=url, started=_begin),
         factory=workers > 1,
         workers=workers,
         loop="uvloop",
@@ -166,7 +169,7 @@ def _serve(settings: Settings, listening: socket.socket, url: str, *, workers: i
         access_log=False,
         proxy_headers=False,  # nothing here trusts what a client says of its address
         log_level="warning",
-        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        timeout_graceful_shutdown=_ANSWER_SECONDS,
         backlog=2048,
     )
     server = uvicorn.Server(config)
@@ -175,7 +178,7 @@ def _serve(settings: Settings, listening: socket.socket, url: str, *, workers: i
             with counting_together(settings.home_folder) as folder:
                 os.environ.update(settings.child_environment(database_url=url))  # the workers read it
                 os.environ[FOLDER_VARIABLE] = str(folder)
-                Multiprocess(config, sockets=[listening]).run()
+                _Workers(config, sockets=[listening]).run()
         else:
             server.run(sockets=[listening])
             return 0 if server.started else 1
@@ -188,7 +191,55 @@ def worker_app() -> FastAPI:
     settings = read_settings()
     configure_logging(settings.log_level)
     counting = metrics_folder(settings.home_folder, server=os.getppid())
-    return create_app(settings, database_url=str(settings.database_url), started=settle, counting=counting)
+    return create_app(settings, database_url=str(settings.database_url), started=_begin, counting=counting)
+
+
+def _begin(state: ServerState) -> None:
+    """Be ready to serve for long, and to stop in order."""
+    settle()
+    _drain_when_stopped(state)
+
+
+def _drain_when_stopped(state: ServerState) -> None:
+    """Have SIGTERM take this process out of readiness first; it ends ``drain_seconds`` later.
+
+    Ctrl-C and a second SIGTERM do not wait. Is called once uvicorn hears signals, which it does in its own way.
+    """
+    stop = signal.getsignal(signal.SIGTERM)
+    assert callable(stop)  # noqa: S101  # uvicorn's
+    loop = asyncio.get_running_loop()
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        state.draining = True
+        signal.signal(signal.SIGTERM, stop)
+        if state.settings.drain_seconds:
+            loop.call_soon_threadsafe(loop.call_later, state.settings.drain_seconds, stop, number, frame)
+        else:
+            stop(number, frame)
+
+    signal.signal(signal.SIGTERM, drain)
+
+
+class _Workers(Multiprocess):
+    """The worker processes. While they drain, Ctrl-C and a second SIGTERM are passed on, as their second signal."""
+
+    def handle_int(self) -> None:
+        """Ctrl-C: nobody waits."""
+        super().handle_int()
+        self.signal_queue.append(signal.SIGINT)
+
+    def handle_term(self) -> None:
+        """The first SIGTERM is passed on by uvicorn; another one stays in the queue."""
+        if self.should_exit.is_set():
+            self.signal_queue.append(signal.SIGTERM)
+        super().handle_term()
+
+    def join_all(self) -> None:
+        """Wait until all have ended."""
+        while any(process.process.is_alive() for process in self.processes):
+            clock.sleep(_WATCH_SECONDS)
+            if {signal.SIGINT, signal.SIGTERM} & set(self.signal_queue):
+                self.terminate_all()
 
 
 def settle() -> None:
@@ -208,7 +259,9 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(2):  # the second time it does not drain: another server may want the port
+            os.kill(os.getpid(), signal.SIGTERM)
+            clock.sleep(_WATCH_SECONDS)
 
 
 def _introduce(

@@ -78,6 +78,12 @@ class Settings(BaseSettings):
     queue_bytes: int = Field(
         32_000_000, ge=1_000, description="Bytes that may wait to be stored before 429 is answered."
     )
+    drain_seconds: float = Field(
+        0,
+        ge=0,
+        le=3_600,
+        description="Seconds that a stopped server serves on, with 503 from /readyz, for load balancers.",
+    )
     session_minutes: float = Field(30, gt=0, description="How long a session is remembered after its last query.")
     webhook_url: str | None = Field(
         None, pattern="^https?://", description="Is told of each publication, hold, stage and rollback, by POST."

@@ -28,7 +28,7 @@ ANSWER_SECONDS = 4.0
 
 @dataclass(slots=True, kw_only=True)
 class ServerState:
-    """Composed in ``create_app`` when the process starts; ``draining`` is set when it is about to end."""
+    """Composed in ``create_app`` when the process starts; ``draining`` is set when it was told to end."""
 
     settings: Settings
     database_url: str

@@ -12,6 +12,7 @@ from telemetry.database import DatabaseUnavailable
 
 router = APIRouter(tags=["health"])
 DATABASE_SECONDS = 2.5
+_DRAINING = "This server was told to stop; it answers what still comes, so send what follows to another one."
 _KEYS_UNKNOWN = "The list of API keys is not known yet, and until then nobody is let in."
 _STUCK = "A write of events hangs; if this lasts for longer than half a minute, restart this process."
 
@@ -30,8 +31,9 @@ async def readyz(request: Request) -> JSONResponse:
     current = state.watch.current
     serving = current is not None and state.admission.knows and not state.draining
     away = None if database else str(DatabaseUnavailable.__doc__)
+    leaving = _DRAINING if state.draining else None
     unknown = None if state.admission.knows else _KEYS_UNKNOWN
-    problem = state.watch.problem or away or unknown or (_STUCK if state.intake.stuck else None)
+    problem = leaving or state.watch.problem or away or unknown or (_STUCK if state.intake.stuck else None)
     status = "unavailable" if not serving else "degraded" if problem else "ready"
     body: dict[str, Any] = {
         "status": status,

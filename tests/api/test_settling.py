@@ -31,9 +31,7 @@ def test_what_was_loaded_is_not_looked_through_again_and_later_garbage_is():
 
 def test_it_happens_once_all_is_loaded(module_url, app_settings):
     found = []
-    app = create_app(
-        app_settings, database_url=module_url, started=lambda: found.append(app.state.server.watch.current)
-    )
+    app = create_app(app_settings, database_url=module_url, started=lambda state: found.append(state.watch.current))
     with serving(app):
         assert [version.version.number for version in found] == [1]
 

@@ -63,6 +63,9 @@ def test_the_manifest_s_parts_fit_together():
     server = pods()[0]["containers"][0]
     probed = [server[name]["httpGet"]["path"] for name in ("livenessProbe", "readinessProbe")]
     assert probed == ["/healthz", "/readyz"]
+    drain = next(float(e["value"]) for e in server["env"] if e["name"] == "TRIMTAB_DRAIN_SECONDS")
+    assert drain > 3 * server["readinessProbe"]["periodSeconds"]
+    assert pods()[0]["terminationGracePeriodSeconds"] >= drain + 30
     assert manifest("CronJob")["spec"]["concurrencyPolicy"] == "Forbid"
     parse_fleet(manifest("ConfigMap")["data"]["fleet.yaml"], source="fleet.yaml")
 

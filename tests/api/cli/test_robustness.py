@@ -195,6 +195,61 @@ def test_a_stop_under_load_stores_what_was_acknowledged_and_stops_the_database(s
     assert "Traceback" not in server.printed()
 
 
+def ready(address):
+    """What /readyz says on a connection of its own: the status, and whether it drains."""
+    answer = httpx.get(f"{address}/readyz", timeout=10)
+    return answer.status_code, answer.json()["draining"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_that_drains_is_not_ready_and_goes_on_answering(served_home, workers):
+    with (
+        serving(served_home, "--workers", workers, TRIMTAB_DRAIN_SECONDS="8") as server,
+        httpx.Client(base_url=server.address, timeout=10) as kept,
+    ):
+        assert decided_by(kept) >= 1
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: ready(server.address) == (503, True), seconds=5)
+        time.sleep(0.5)  # until the other worker has heard it too
+        answered = 0
+        with contextlib.suppress(httpx.TransportError):
+            while server.process.poll() is None:
+                with httpx.Client(base_url=server.address, timeout=10) as fresh:
+                    assert decided_by(fresh) == decided_by(kept)
+                    event = {"query": "where is my parcel", "decision": {"route": "orders"}}
+                    assert fresh.post("/v1/inferences", json=event).status_code == 201
+                    assert ready(server.address) == (503, True)
+                answered += 1
+        assert answered > 5
+        assert server.process.wait(60) == 0
+        assert "Stopped; everything acknowledged is stored." in server.printed()
+        assert "Traceback" not in server.printed()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_does_not_wait(served_home, workers, number):
+    with serving(served_home, "--workers", workers, TRIMTAB_DRAIN_SECONDS="600") as server:
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: ready(server.address) == (503, True))
+        assert server.end(number) == 0
+        assert "Traceback" not in server.printed()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_does_not_wait_at_all(served_home, workers):
+    with serving(served_home, "--workers", workers, TRIMTAB_DRAIN_SECONDS="600") as server:
+        assert server.end(signal.SIGINT) == 0
+        assert "Traceback" not in server.printed()
+
+
+def test_workers_whose_server_was_killed_do_not_drain(served_home):
+    with serving(served_home, "--workers", "2", TRIMTAB_DRAIN_SECONDS="600") as server:
+        workers = wait_for(lambda: len(found := workers_of(server)) == 2 and found)
+        server.end(signal.SIGKILL)
+        wait_for(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers))
+
+
 def test_two_servers_on_one_home_share_a_database_and_the_last_one_stops_it(served_home):
     with serving(served_home) as one, serving(served_home) as other:
         pid, users = embedded_postgres.status(served_home)
