@@ -2,8 +2,6 @@
 
 import asyncio
 import hmac
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -15,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from telemetry.api_keys import ApiKey, digest, keys_from_json, keys_to_json, read_keys
 from telemetry.database import create_engine
+from telemetry.whole_files import write_whole
 
 POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 3.0
@@ -98,11 +97,7 @@ class Keyring:
         if text == self._written:
             return
         try:
-            self._cache.parent.mkdir(parents=True, exist_ok=True)
-            handle, draft = tempfile.mkstemp(prefix=f"{self._cache.name}.", dir=self._cache.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(draft).replace(self._cache)
+            write_whole(self._cache, [text.encode()])
             self._written, self._unwritten = text, ""
         except OSError as error:  # tried again each second, told once
             if text != self._unwritten:

@@ -1,14 +1,13 @@
 """The last good version on disk, so that a server process starts while the database is down."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from router.artifact import PARTS, Artifact, DamagedArtifact, canonical_json, unpack
 from router.version import RouterVersion
+from telemetry.whole_files import write_whole
 
 
 def write_cache(path: Path, artifact: Artifact, *, number: int) -> None:
@@ -22,21 +21,8 @@ def write_cache(path: Path, artifact: Artifact, *, number: int) -> None:
     Raises:
         OSError: the disk does not take it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {"number": number, "fingerprint": artifact.fingerprint, "manifest": artifact.manifest}
-    # Several server processes share the folder, so each writes a file of its own before the rename.
-    handle, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(canonical_json(header) + b"\n")
-            for name in PARTS:
-                file.write(artifact.parts[name])
-            file.flush()
-            os.fsync(file.fileno())
-        Path(draft).replace(path)
-    except OSError:
-        Path(draft).unlink(missing_ok=True)  # it is tried again and again: drafts would fill the disk
-        raise
+    write_whole(path, [canonical_json(header) + b"\n", *(artifact.parts[name] for name in PARTS)])
 
 
 def read_cache(path: Path) -> RouterVersion | None:

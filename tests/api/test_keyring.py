@@ -104,6 +104,27 @@ def test_a_list_that_could_not_be_kept_on_disk_is_kept_once_it_can(
     asyncio.run(follow())
 
 
+def test_a_list_that_cannot_be_kept_on_disk_leaves_no_files_there(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyring, "POLL_SECONDS", 0.05)
+    make(engine, "one")
+    cache = tmp_path / "cache"
+    (cache / "api-keys.json" / "in the way").mkdir(parents=True)
+
+    async def follow() -> None:
+        ring = following(engine, tmp_path)
+        await ring.start()
+        try:
+            newer = make(engine, "two")
+            await until(lambda: ring.find(newer))
+        finally:
+            await ring.stop()
+
+    asyncio.run(follow())
+    assert [file.name for file in cache.iterdir()] == ["api-keys.json"]
+
+
 def test_keys_and_tokens_are_compared_in_constant_time(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -154,6 +155,26 @@ def test_the_cache_gives_back_what_was_written(tmp_path):
     assert same(back, VERSION)
     assert back.number == 12
     assert [file.name for file in path.parent.iterdir()] == ["router-version"]
+
+
+def test_a_cache_that_cannot_be_written_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "cache" / "router-version"
+    (path / "in the way").mkdir(parents=True)
+    for _ in range(3):
+        with pytest.raises(OSError, match="directory"):
+            write_cache(path, ARTIFACT, number=12)
+    assert [file.name for file in path.parent.iterdir()] == ["router-version"]
+
+
+def test_what_a_killed_process_had_begun_to_write_goes_and_what_another_one_writes_stays(tmp_path):
+    killed, living, other = (tmp_path / f"router-version.{name}" for name in ("a1b2c3d4", "e5f6g7h8", "bak"))
+    for file in (killed, living, other):
+        file.write_bytes(b"a part")
+    for file in (killed, other):
+        os.utime(file, (0, 0))
+    write_cache(tmp_path / "router-version", ARTIFACT, number=12)
+    left = sorted(file.name for file in tmp_path.iterdir())
+    assert left == ["router-version", "router-version.bak", "router-version.e5f6g7h8"]
 
 
 @settings(max_examples=60, deadline=None)
