@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
+from structlog.testing import capture_logs
 
 from api import admission, keyring
 from api.admission import Admission
@@ -102,6 +103,34 @@ def test_a_list_that_could_not_be_kept_on_disk_is_kept_once_it_can(
             await ring.stop()
 
     asyncio.run(follow())
+
+
+def test_it_is_logged_once_that_the_list_is_not_followed_and_once_that_it_is_again(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyring, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(keyring, "_OVERDUE_SECONDS", 0.3)
+
+    def rename(old: str, new: str) -> None:
+        with engine.begin() as conn:
+            conn.execute(text(f"alter table if exists {old} rename to {new}"))
+
+    async def follow() -> list[str]:
+        ring = following(engine, tmp_path)
+        with capture_logs() as logs:
+            await ring.start()
+            try:
+                rename("api_key", "away_for_now")
+                await until(lambda: logs)
+                await asyncio.sleep(0.5)
+                rename("away_for_now", "api_key")
+                await until(lambda: len(logs) > 1)
+            finally:
+                rename("away_for_now", "api_key")
+                await ring.stop()
+        return [entry["event"] for entry in logs]
+
+    assert asyncio.run(follow()) == ["keys_not_followed", "keys_followed_again"]
 
 
 def test_a_list_that_cannot_be_kept_on_disk_leaves_no_files_there(

@@ -1,6 +1,7 @@
 """API keys on the real server: scopes, answers, whose feedback it is, limits, and the last known list."""
 
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -220,6 +221,35 @@ def test_one_key_may_run_only_so_many_requests_at_once_and_others_go_on(client, 
         assert refusal(send(client, DECIDE, bearer(one))) == (429, "too_many_at_once")
         assert send(client, DECIDE, bearer(keys["decide"])).status_code == 200
     wait_until(lambda: send(client, DECIDE, bearer(one)).status_code == 200)
+
+
+def test_a_revoked_key_is_refused_in_time_although_others_hold_everything_to_read_with(client, make, keys, engine):
+    victim = make("revoked among readers", "decide")
+    wait_until(lambda: send(client, DECIDE, bearer(victim)).status_code == 200)
+    done, most = threading.Event(), httpx.Limits(max_connections=None)
+
+    def read(http, after):
+        time.sleep(after)  # not all at a time: they would also give up at a time, and leave everything free
+        while not done.is_set():
+            if http.get("/v1/inferences", headers=bearer(keys["read"])).status_code != 200:
+                time.sleep(0.2)
+
+    with (
+        httpx.Client(base_url=client.base_url, timeout=60, limits=most) as http,
+        ThreadPoolExecutor(200) as readers,
+        engine.connect() as locking,
+    ):
+        locking.execute(text("lock table inference in access exclusive mode"))
+        try:
+            reading = [readers.submit(read, http, 5 * each / 200) for each in range(200)]
+            time.sleep(8)
+            with engine.begin() as conn:
+                revoke_key(conn, "revoked among readers")
+            wait_until(lambda: send(client, DECIDE, bearer(victim)).status_code == 401, seconds=10)
+        finally:
+            done.set()
+            locking.rollback()
+    assert [each.result() for each in reading] == [None] * 200
 
 
 def test_a_limit_for_all_keys_is_a_setting(module_url, keys, home, fleet_file):
