@@ -19,8 +19,9 @@ from api.deciding import Deciding
 from api.direct import add_direct_calls
 from api.errors import ERROR_ANSWERS, Problem, add_error_handlers
 from api.feedback_tokens import TokenSigner
-from api.intake import Intake
+from api.intake import FLUSHERS, Intake
 from api.keyring import Keyring
+from api.lanes import Lane, Pulse
 from api.metrics import Metrics
 from api.protocol import DOOR, REFUSAL
 from api.recording import Recording
@@ -38,6 +39,7 @@ from telemetry.database import create_engine
 VERSION = "0.1.0"
 STATEMENT_TIMEOUT_MS = 8_000  # a client is told after four seconds that it took too long
 IDLE_TIMEOUT_MS = 3_000  # what a lost flush had written is locked so long, and its events come again at once
+_READERS, _CHANGERS = 4, 2  # threads, each with a connection; more readers on two cores only hold up the event loop
 _ABOUT = "Learns where to send a question. Decide, log what came of it, judge it; versions are published each night."
 
 
@@ -100,8 +102,11 @@ async def _start(settings: Settings, database_url: str, counting: Path | None) -
     log = structlog.get_logger()
     encoder = load_encoder(settings.encoder, home=home)
     following = load_encoder(settings.next_encoder, home=home) if settings.next_encoder else None
-    engine = create_engine(
-        database_url, pool_size=8, statement_timeout_ms=STATEMENT_TIMEOUT_MS, idle_timeout_ms=IDLE_TIMEOUT_MS
+    engine = create_engine(  # a connection for each thread that stores, reads or changes: none waits for another one
+        database_url,
+        pool_size=FLUSHERS + _READERS + _CHANGERS,
+        statement_timeout_ms=STATEMENT_TIMEOUT_MS,
+        idle_timeout_ms=IDLE_TIMEOUT_MS,
     )
     watch = RouterWatch(
         database_url,
@@ -140,6 +145,9 @@ async def _start(settings: Settings, database_url: str, counting: Path | None) -
             alone=lambda: door.alone,
         ),
         intake=intake,
+        reads=Lane(engine, name="reads", threads=_READERS),
+        changes=Lane(engine, name="changes", threads=_CHANGERS),
+        pulse=Pulse(database_url),
         door=door,
         recording=Recording(store_text=settings.store_text, key=settings.hash_key()),
         metrics=metrics,
@@ -194,6 +202,8 @@ async def _stop(state: ServerState) -> None:
     state.intake.stop()
     await state.metrics.stop()
     state.deciding.close()
+    for lane in (state.reads, state.changes, state.pulse):
+        lane.stop()
     state.engine.dispose()
 
 

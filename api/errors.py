@@ -76,6 +76,10 @@ class TooSlow(Exception):
     """The request did not come whole within a minute; send it again, or send less at once."""
 
 
+class DatabaseBusy(Exception):
+    """More is asked of the database at once than this server can do; try again in a second."""
+
+
 class NotReady(Exception):
     """No router version is loaded yet; try again in a moment."""
 
@@ -87,6 +91,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
     DatabaseUnavailable: (503, "database_unavailable"),
     OperationalError: (503, "database_unavailable"),
     InterfaceError: (503, "database_unavailable"),
+    DatabaseBusy: (503, "database_busy"),
     PoolTimeout: (503, "database_busy"),
     UnknownRoute: (422, "unknown_route"),
     UnknownVersion: (404, "unknown_version"),
@@ -104,7 +109,7 @@ STATUS: dict[type[Exception], tuple[int, str]] = {
 }
 _SENTENCES = {
     "database_unavailable": str(DatabaseUnavailable.__doc__),
-    "database_busy": "All connections to the database are in use; try again in a second.",
+    "database_busy": str(DatabaseBusy.__doc__),
 }
 _TITLES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "wrong_type"}
 

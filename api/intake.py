@@ -19,6 +19,7 @@ from telemetry.feedback import store_feedback
 from telemetry.inferences import refuses_data, store_inferences
 from telemetry.records import Feedback, Inference, StoreResult
 
+FLUSHERS = 2
 FLUSH_ROWS = 500
 GATHER_SECONDS = 0.003
 # What nobody waits for is stored with what somebody does, or with its like: a commit for each costs ten times as much.
@@ -50,7 +51,7 @@ class Intake:
         flushers: threads that store.
     """
 
-    def __init__(self, engine: Engine, *, most_items: int, most_bytes: int, flushers: int = 2) -> None:
+    def __init__(self, engine: Engine, *, most_items: int, most_bytes: int, flushers: int = FLUSHERS) -> None:
         self._engine = engine
         self._most_items, self._most_bytes = most_items, most_bytes
         self._waiting: deque[_Entry] = deque()

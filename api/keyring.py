@@ -83,13 +83,14 @@ class Keyring:
             with self._engine.connect() as conn:
                 keys = read_keys(conn)
         except SQLAlchemyError:
-            return self._tell(heard=False)
+            self._tell(heard=False)
         except _UNFORESEEN as error:
             structlog.get_logger().error("keys_not_read", error=type(error).__name__)
-            return self._tell(heard=False)
-        self._take(keys)
-        self._tell(heard=True)
-        self._keep(keys_to_json(keys))
+            self._tell(heard=False)
+        else:
+            self._take(keys)
+            self._tell(heard=True)
+            self._keep(keys_to_json(keys))
 
     def _tell(self, *, heard: bool) -> None:
         """Log once that the list is out of date, and once that it is not any more."""

@@ -1,13 +1,11 @@
 """What one server process holds while it runs."""
 
-import asyncio
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
-from anyio import to_thread
 from fastapi import Request
+from fastapi.responses import Response
 from sqlalchemy import Connection, Engine
 
 from api.admission import Admission
@@ -15,20 +13,21 @@ from api.deciding import Deciding
 from api.feedback_tokens import TokenSigner
 from api.intake import Intake
 from api.keyring import Keyring
+from api.lanes import Lane, Pulse
+from api.lists import json_bytes, json_list
 from api.metrics import Metrics
 from api.recording import Recording
 from api.settings import Settings
 from api.shedding import Door
 from router.watch import RouterWatch
-from telemetry.database import DatabaseUnavailable
-
-Result = TypeVar("Result")
-ANSWER_SECONDS = 4.0
 
 
 @dataclass(slots=True, kw_only=True)
 class ServerState:
-    """Composed in ``create_app`` when the process starts; ``draining`` is set when it was told to end."""
+    """Composed in ``create_app`` when the process starts; ``draining`` is set when it was told to end.
+
+    What is only read goes by ``reads``; what changes something, or is asked to take a vote, by ``changes``.
+    """
 
     settings: Settings
     database_url: str
@@ -36,6 +35,9 @@ class ServerState:
     watch: RouterWatch
     deciding: Deciding
     intake: Intake
+    reads: Lane
+    changes: Lane
+    pulse: Pulse
     door: Door
     recording: Recording
     metrics: Metrics
@@ -44,28 +46,25 @@ class ServerState:
     signer: TokenSigner
     draining: bool = False
 
-    async def read(self, query: Callable[[Connection], Result]) -> Result:
-        """Run ``query`` on a connection of its own in a thread, and commit.
+    async def show(self, query: Callable[[Connection], object]) -> Response:
+        """Answer with what ``query`` finds. A long list becomes JSON in the reading thread too, not in the event loop.
 
         Raises:
-            DatabaseUnavailable: it took too long: a hung server says nothing. It is not committed then.
+            DatabaseBusy, DatabaseUnavailable: as ``Lane.ask``.
         """
-        given_up = threading.Event()
+        body = await self.reads.ask(lambda connection: json_bytes(query(connection)))
+        return Response(body, media_type="application/json")
 
-        def run() -> Result:
-            with self.engine.begin() as connection:
-                result = query(connection)
-                if given_up.is_set():
-                    raise DatabaseUnavailable(DatabaseUnavailable.__doc__)
-                return result
-
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await to_thread.run_sync(run, abandon_on_cancel=True)
-        except TimeoutError:
-            raise DatabaseUnavailable(DatabaseUnavailable.__doc__) from None
-        finally:
-            given_up.set()
+    async def show_list(
+        self,
+        query: Callable[[Connection], Sequence[Any]],
+        *,
+        limit: int,
+        id_of: Callable[[Any], object],
+        form: Callable[[Any], Any],
+    ) -> Response:
+        """Answer with the list of what ``query`` finds; the rest as ``json_list``."""
+        return await self.show(lambda connection: json_list(query(connection), limit=limit, id_of=id_of, form=form))
 
 
 def state_of(request: Request) -> ServerState:

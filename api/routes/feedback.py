@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy import Connection
 
 from api.admission import caller_of
 from api.bodies import body_of, parse_body
 from api.errors import ApiError
 from api.feedback_tokens import FeedbackToken
-from api.lists import json_list, json_row
+from api.lists import json_row
 from api.schemas import FeedbackEvent, Judgement, TokenRequest
 from api.state import ServerState, state_of
 from telemetry.feedback import is_stored, list_feedback, read_feedback
@@ -83,7 +84,7 @@ async def make_token(request: Request) -> dict[str, Any]:
     """Make a token with which a browser can judge one logged inference; a decision comes with one of its own."""
     state = state_of(request)
     wanted, _ = await parse_body(request, TokenRequest, limit=state.settings.max_body_bytes)
-    who = await state.read(lambda conn: who_asked(conn, wanted.inference_id))
+    who = await state.changes.ask(lambda conn: who_asked(conn, wanted.inference_id))
     if who is None:
         raise ApiError(404, "unknown_inference", "There is no inference with this id.")
     token = state.signer.issue(wanted.inference_id, end_user=who["end_user"], session_id=who["session_id"])
@@ -105,7 +106,7 @@ async def _check_route(state: ServerState, item: Feedback) -> None:
     current = state.watch.current
     if item.correction is None or current is None or item.correction in current.position:
         return
-    if not await state.read(lambda conn: is_stored(conn, item)):
+    if not await state.changes.ask(lambda conn: is_stored(conn, item)):
         raise ApiError(422, "unknown_route", "The correction names no route of the fleet that serves.")
 
 
@@ -134,12 +135,16 @@ def _answer(result: StoreResult) -> JSONResponse:
 
 
 @router.get("/feedback/{feedback_id}")
-async def get_feedback(request: Request, feedback_id: UUID) -> dict[str, Any]:
+async def get_feedback(request: Request, feedback_id: UUID) -> Response:
     """Return a judgement with all its revisions, oldest first."""
-    rows = await state_of(request).read(lambda conn: read_feedback(conn, feedback_id))
-    if not rows:
-        raise ApiError(404, "unknown_feedback", "There is no feedback with this id.")
-    return {"feedback_id": str(feedback_id), "revisions": [json_row(row) for row in rows]}
+
+    def read(conn: Connection) -> dict[str, Any]:
+        rows = read_feedback(conn, feedback_id)
+        if not rows:
+            raise ApiError(404, "unknown_feedback", "There is no feedback with this id.")
+        return {"feedback_id": feedback_id, "revisions": [json_row(row) for row in rows]}
+
+    return await state_of(request).show(read)
 
 
 @router.get("/feedback")
@@ -148,13 +153,14 @@ async def get_feedback_list(
     resolution: Literal["resolved", "pending", "orphaned", "ambiguous"] | None = None,
     after: Annotated[str | None, Query(pattern=_PLACE)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> dict[str, Any]:
+) -> Response:
     """List all revisions of feedback, newest first; ``resolution=orphaned`` shows what never found its inference."""
-    rows = await state_of(request).read(
-        lambda conn: list_feedback(conn, resolution=resolution, after=_place(after), limit=limit + 1)
+    return await state_of(request).show_list(
+        lambda conn: list_feedback(conn, resolution=resolution, after=_place(after), limit=limit + 1),
+        limit=limit,
+        id_of=_name_place,
+        form=json_row,
     )
-    result: dict[str, Any] = json_list(rows, limit=limit, id_of=_name_place, form=json_row)
-    return result
 
 
 def _name_place(row: Mapping[Any, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from api.bodies import body_of, parse_body
-from api.lists import json_list, json_value
+from api.lists import json_value
 from api.schemas import GoldenRequest
 from api.state import state_of
 from router.golden import keep_golden
@@ -20,12 +20,15 @@ GoldenId = Annotated[str, Path(max_length=64)]
 @router.get("")
 async def get_golden(
     request: Request, after: Annotated[str | None, Query(max_length=64)] = None, limit: Limit = 100
-) -> dict[str, Any]:
+) -> Response:
     """List golden queries with the routes that they must go to."""
     known = after if after is not None and re.fullmatch("[0-9a-f]*", after) else None
-    rows = await state_of(request).read(lambda conn: list_golden(conn, after=known, limit=limit + 1))
-    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r.golden_id, form=json_value)
-    return result
+    return await state_of(request).show_list(
+        lambda conn: list_golden(conn, after=known, limit=limit + 1),
+        limit=limit,
+        id_of=lambda r: r.golden_id,
+        form=json_value,
+    )
 
 
 @router.post("", status_code=201, openapi_extra=body_of(GoldenRequest))
@@ -42,7 +45,7 @@ async def add_golden(request: Request) -> dict[str, Any]:
         keep_golden(conn, [item])
         return item
 
-    result: dict[str, Any] = json_value(await state.read(add))
+    result: dict[str, Any] = json_value(await state.changes.ask(add))
     return result
 
 
@@ -50,5 +53,5 @@ async def add_golden(request: Request) -> dict[str, Any]:
 async def delete_golden(request: Request, golden_id: GoldenId) -> Response:
     """Take a golden query out."""
     known = golden_id if re.fullmatch("[0-9a-f]+", golden_id) else ""
-    await state_of(request).read(lambda conn: remove_golden(conn, known))
+    await state_of(request).changes.ask(lambda conn: remove_golden(conn, known))
     return Response(status_code=204)

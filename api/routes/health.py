@@ -1,17 +1,14 @@
 """Liveness, readiness, metrics."""
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from sqlalchemy import text
 
-from api.state import ServerState, state_of
+from api.state import state_of
 from telemetry.database import DatabaseUnavailable
 
 router = APIRouter(tags=["health"])
-DATABASE_SECONDS = 2.5
 _DRAINING = "This server was told to stop; it answers what still comes, so send what follows to another one."
 _KEYS_UNKNOWN = "The list of API keys is not known yet, and until then nobody is let in."
 _STUCK = "A write of events hangs; if this lasts for longer than half a minute, restart this process."
@@ -27,7 +24,7 @@ async def healthz() -> dict[str, str]:
 async def readyz(request: Request) -> JSONResponse:
     """Tell whether requests may be sent here: ready, degraded (decides, but cannot store), or 503."""
     state = state_of(request)
-    database = await _database_answers(state)
+    database = await state.pulse.beats()
     current = state.watch.current
     serving = current is not None and state.admission.knows and not state.draining
     away = None if database else str(DatabaseUnavailable.__doc__)
@@ -45,14 +42,6 @@ async def readyz(request: Request) -> JSONResponse:
         "decisions_not_logged": state.intake.counts["unlogged"],
     }
     return JSONResponse(body, status_code=200 if serving else 503)
-
-
-async def _database_answers(state: ServerState) -> bool:
-    try:
-        await asyncio.wait_for(state.read(lambda conn: conn.execute(text("select 1")).scalar_one()), DATABASE_SECONDS)
-    except Exception:  # noqa: BLE001  # the request edge: whatever is wrong, the answer is no
-        return False
-    return True
 
 
 @router.get("/metrics")

@@ -7,12 +7,12 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import Field, ValidationError, create_model
 
 from api.bodies import body_of, parse_body, read_body
 from api.errors import ApiError, validation_errors
-from api.lists import json_list, json_row
+from api.lists import json_row
 from api.schemas import InferenceEvent, Strict
 from api.shedding import work_begins
 from api.state import ServerState, state_of
@@ -124,17 +124,16 @@ def _result(index: int, result: StoreResult | ValidationError) -> dict[str, Any]
 
 
 @router.get("/inferences/{inference_id}")
-async def get_inference(request: Request, inference_id: UUID) -> dict[str, Any]:
+async def get_inference(request: Request, inference_id: UUID) -> Response:
     """Return everything about one inference: decision, why, outcome, feedback, failures, and who learned from it."""
 
-    def read(conn: Any) -> dict[str, Any] | None:
+    def read(conn: Any) -> dict[str, Any]:
         stored = read_inference(conn, inference_id)
-        return None if stored is None else inference_json(stored, version=served_by(conn, stored))
+        if stored is None:
+            raise ApiError(404, "unknown_inference", "There is no inference with this id.")
+        return inference_json(stored, version=served_by(conn, stored))
 
-    found = await state_of(request).read(read)
-    if found is None:
-        raise ApiError(404, "unknown_inference", "There is no inference with this id.")
-    return found
+    return await state_of(request).show(read)
 
 
 def served_by(conn: Any, stored: StoredInference) -> dict[str, Any] | None:
@@ -171,13 +170,14 @@ def inference_json(stored: StoredInference, *, version: dict[str, Any] | None) -
 @router.get("/inferences")
 async def get_inferences(
     request: Request, after: UUID | None = None, limit: Limit = 100, session_id: str | None = None
-) -> dict[str, Any]:
+) -> Response:
     """List inferences, newest first."""
-    rows = await state_of(request).read(
-        lambda conn: list_inferences(conn, after=after, limit=limit + 1, session_id=_clean(session_id))
+    return await state_of(request).show_list(
+        lambda conn: list_inferences(conn, after=after, limit=limit + 1, session_id=_clean(session_id)),
+        limit=limit,
+        id_of=lambda r: r["inference_id"],
+        form=json_row,
     )
-    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r["inference_id"], form=json_row)
-    return result
 
 
 def _clean(value: str | None) -> str | None:
@@ -188,8 +188,11 @@ def _clean(value: str | None) -> str | None:
 @router.get("/dead-letters")
 async def get_dead_letters(
     request: Request, after: Annotated[int | None, Query(ge=1, lt=2**62)] = None, limit: Limit = 100
-) -> dict[str, Any]:
+) -> Response:
     """List what could not be stored, newest first; the raw bytes stay in the database."""
-    rows = await state_of(request).read(lambda conn: list_dead_letters(conn, after=after, limit=limit + 1))
-    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r["dead_letter_id"], form=json_row)
-    return result
+    return await state_of(request).show_list(
+        lambda conn: list_dead_letters(conn, after=after, limit=limit + 1),
+        limit=limit,
+        id_of=lambda r: r["dead_letter_id"],
+        form=json_row,
+    )

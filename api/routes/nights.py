@@ -6,12 +6,12 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy import Connection
 
 from api.bodies import body_of, parse_body
 from api.errors import ApiError
-from api.lists import json_list, json_row, json_value
+from api.lists import json_row, json_value
 from api.schemas import LearnRequest
 from api.state import ServerState, state_of
 from router.activations import history
@@ -32,7 +32,7 @@ async def start_run(request: Request) -> JSONResponse:
         raise _busy()
     children.add(run_id)  # before anything is waited for: of two that come at once, one starts
     try:
-        if await state.read(who_learns) is not None:
+        if await state.changes.ask(who_learns) is not None:
             raise _busy()
         process = await _start(state, run_id, *(["--force"] if wanted.force else []))
         children.add(waiting := asyncio.create_task(process.wait()))
@@ -59,28 +59,29 @@ async def _start(state: ServerState, run_id: UUID, *options: str) -> asyncio.sub
 
 
 @router.get("/learner/runs")
-async def get_runs(request: Request, after: UUID | None = None, limit: Limit = 50) -> dict[str, Any]:
+async def get_runs(request: Request, after: UUID | None = None, limit: Limit = 50) -> Response:
     """List nights, newest first."""
-    rows = await state_of(request).read(lambda conn: list_runs(conn, after=after, limit=limit + 1))
-    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r["run_id"], form=json_row)
-    return result
+    return await state_of(request).show_list(
+        lambda conn: list_runs(conn, after=after, limit=limit + 1),
+        limit=limit,
+        id_of=lambda r: r["run_id"],
+        form=json_row,
+    )
 
 
 @router.get("/learner/runs/{run_id}")
-async def get_run(request: Request, run_id: UUID) -> dict[str, Any]:
+async def get_run(request: Request, run_id: UUID) -> Response:
     """Return one night: window, counts, verdict with reasons, report, and what became of its version since."""
 
-    def read(conn: Connection) -> dict[str, Any] | None:
+    def read(conn: Connection) -> dict[str, Any]:
         row = read_run(conn, run_id)
         if row is None:
-            return None
+            detail = "There is no night with this id; one just started may take some seconds."
+            raise ApiError(404, "unknown_run", detail)
         since = [] if row["candidate"] is None else history(conn, version=row["candidate"], limit=None, order="asc")
         return {**json_row(row), "activations": json_value(since)}
 
-    found = await state_of(request).read(read)
-    if found is None:
-        raise ApiError(404, "unknown_run", "There is no night with this id; one just started may take some seconds.")
-    return found
+    return await state_of(request).show(read)
 
 
 @router.get("/failures")
@@ -90,11 +91,12 @@ async def get_failures(
     kind: str | None = None,
     after: Annotated[int | None, Query(ge=1, lt=2**62)] = None,
     limit: Limit = 100,
-) -> dict[str, Any]:
+) -> Response:
     """List the failures that a night mined (the newest night when none is named)."""
     wanted = None if kind is None else kind.encode("utf-8", "replace").decode().replace("\0", "?")
-    rows = await state_of(request).read(
-        lambda conn: list_failures(conn, run_id=run_id, kind=wanted, after=after, limit=limit + 1)
+    return await state_of(request).show_list(
+        lambda conn: list_failures(conn, run_id=run_id, kind=wanted, after=after, limit=limit + 1),
+        limit=limit,
+        id_of=lambda r: r["failure_id"],
+        form=json_row,
     )
-    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r["failure_id"], form=json_row)
-    return result

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from api.bodies import body_of, parse_body
 from api.rollouts import rollout_json
@@ -16,10 +16,10 @@ router = APIRouter(prefix="/v1/router", tags=["rollouts"])
 
 
 @router.get("/rollout")
-async def get_rollout(request: Request) -> dict[str, Any]:
+async def get_rollout(request: Request) -> Response:
     """Return what serves, what is on trial, what its sessions have shown, what comes next, and what is pinned."""
     state = state_of(request)
-    return await state.read(lambda conn: rollout_json(conn, state.settings.rollout))
+    return await state.show(lambda conn: rollout_json(conn, state.settings.rollout))
 
 
 @router.post("/versions/{number}/trial", openapi_extra=body_of(TrialRequest))
@@ -27,7 +27,7 @@ async def try_version(request: Request, number: Number) -> dict[str, Any]:
     """Let a version decide beside the serving one, for nobody (shadow) or for a share of the sessions (canary)."""
     state = state_of(request)
     wanted, _ = await parse_body(request, TrialRequest, limit=state.settings.max_body_bytes)
-    activation = await state.read(
+    activation = await state.changes.ask(
         lambda conn: start_trial(
             conn,
             number,
@@ -53,7 +53,7 @@ async def promote_version(request: Request) -> dict[str, Any]:
             return end_hold_out(conn, actor=wanted.actor, reason=wanted.reason)
         return promote(conn, settings=state.settings.rollout, actor=wanted.actor, reason=wanted.reason)
 
-    return activation_json(await state.read(move))
+    return activation_json(await state.changes.ask(move))
 
 
 @router.post("/pin", openapi_extra=body_of(PinRequest))
@@ -62,7 +62,7 @@ async def pin_it(request: Request) -> dict[str, Any]:
     state = state_of(request)
     wanted, _ = await parse_body(request, PinRequest, limit=state.settings.max_body_bytes)
     return activation_json(
-        await state.read(
+        await state.changes.ask(
             lambda conn: pin(conn, version=wanted.version, route=wanted.route, actor=wanted.actor, reason=wanted.reason)
         )
     )
@@ -74,5 +74,5 @@ async def unpin_it(request: Request) -> dict[str, Any]:
     state = state_of(request)
     wanted, _ = await parse_body(request, PinRequest, limit=state.settings.max_body_bytes)
     return activation_json(
-        await state.read(lambda conn: unpin(conn, route=wanted.route, actor=wanted.actor, reason=wanted.reason))
+        await state.changes.ask(lambda conn: unpin(conn, route=wanted.route, actor=wanted.actor, reason=wanted.reason))
     )

@@ -4,13 +4,13 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import AwareDatetime
 from sqlalchemy import Connection
 
 from api.bodies import body_of, parse_body
 from api.errors import ApiError
-from api.lists import json_list, json_value
+from api.lists import json_value
 from api.schemas import RollbackRequest, SwitchRequest
 from api.state import state_of
 from router.difference import changed_decisions, compare
@@ -102,17 +102,20 @@ def difference_json(conn: Connection, before: int, after: int, *, queries: int) 
 
 
 @router.get("/versions")
-async def get_versions(request: Request, after: After = None, limit: Limit = 50) -> dict[str, Any]:
+async def get_versions(request: Request, after: After = None, limit: Limit = 50) -> Response:
     """List versions, newest first."""
-    rows = await state_of(request).read(lambda conn: list_versions(conn, after=after, limit=limit + 1))
-    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r.number, form=version_json)
-    return result
+    return await state_of(request).show_list(
+        lambda conn: list_versions(conn, after=after, limit=limit + 1),
+        limit=limit,
+        id_of=lambda r: r.number,
+        form=version_json,
+    )
 
 
 @router.get("/versions/{number}")
-async def get_version(request: Request, number: Number) -> dict[str, Any]:
+async def get_version(request: Request, number: Number) -> Response:
     """Return one version: its report and how it differs from its parent."""
-    return await state_of(request).read(lambda conn: version_with_difference(conn, number))
+    return await state_of(request).show(lambda conn: version_with_difference(conn, number))
 
 
 @router.post("/versions/{number}/activate", openapi_extra=body_of(SwitchRequest))
@@ -120,7 +123,7 @@ async def activate_version(request: Request, number: Number) -> dict[str, Any]:
     """Let a version serve; every server process follows within a second."""
     state = state_of(request)
     wanted, _ = await parse_body(request, SwitchRequest, limit=state.settings.max_body_bytes)
-    activation = await state.read(
+    activation = await state.changes.ask(
         lambda conn: activate(
             conn, number, kind="publish", actor=wanted.actor, reason=wanted.reason, if_seq=wanted.if_seq
         )
@@ -133,7 +136,7 @@ async def roll_back(request: Request) -> dict[str, Any]:
     """Go back to the version that served before, or to one that is named; every server process follows at once."""
     state = state_of(request)
     wanted, _ = await parse_body(request, RollbackRequest, limit=state.settings.max_body_bytes)
-    activation = await state.read(
+    activation = await state.changes.ask(
         lambda conn: rollback(conn, to=wanted.to, actor=wanted.actor, reason=wanted.reason, if_seq=wanted.if_seq)
     )
     return activation_json(activation)
@@ -142,20 +145,27 @@ async def roll_back(request: Request) -> dict[str, Any]:
 @router.get("/active")
 async def get_active(
     request: Request, at: Annotated[AwareDatetime | None, Query(description="A moment; missing: now.")] = None
-) -> dict[str, Any]:
+) -> Response:
     """Return what serves now, or what served at a moment."""
     moment: datetime | None = at
-    found = await state_of(request).read(lambda conn: active_json(conn, at=moment))
-    if found is None:
-        raise ApiError(404, "nothing_active", "No version was active then.")
-    return found
+
+    def read(conn: Connection) -> dict[str, Any]:
+        found = active_json(conn, at=moment)
+        if found is None:
+            raise ApiError(404, "nothing_active", "No version was active then.")
+        return found
+
+    return await state_of(request).show(read)
 
 
 @router.get("/activations")
 async def get_activations(
     request: Request, after: Annotated[int | None, Query(ge=0, lt=2**62)] = None, limit: Limit = 100
-) -> dict[str, Any]:
+) -> Response:
     """List the history, newest first: which version served from when on, who said so and why."""
-    rows = await state_of(request).read(lambda conn: history(conn, after=after, limit=limit + 1, order="desc"))
-    result: dict[str, Any] = json_list(rows, limit=limit, id_of=lambda r: r.seq, form=activation_json)
-    return result
+    return await state_of(request).show_list(
+        lambda conn: history(conn, after=after, limit=limit + 1, order="desc"),
+        limit=limit,
+        id_of=lambda r: r.seq,
+        form=activation_json,
+    )

@@ -140,10 +140,18 @@ def test_more_readers_at_a_time_than_connections_are_told_to_come_again(ledger, 
     with ledger.working():
         ledger.wait_for_more(5)
         with httpx.Client(base_url=address, timeout=15) as http, ThreadPoolExecutor(60) as pool:
-            began = time.monotonic()
-            answers = list(pool.map(lambda _: http.get("/v1/inferences").status_code, range(60)))
-            assert time.monotonic() - began < 10
-        assert {503} < set(answers) <= {200, 503}
+
+            def read(_):
+                began = time.monotonic()
+                return http.get("/v1/inferences").status_code, time.monotonic() - began
+
+            answers = list(pool.map(read, range(60)))
+        assert {503} < {status for status, _ in answers} <= {200, 503}
+        refused = sorted(seconds for status, seconds in answers if status == 503)
+        assert refused[len(refused) // 2] < 2  # as promised: they are told when their turn has not come, not at the end
+        assert (
+            max(seconds for _, seconds in answers) < 5 + 3
+        )  # the last ones that had their turn; a slow machine is later
         proxy.delay = 0.0
         ledger.wait_for_more(20)
     assert ledger.slowest["decide"] < 2
