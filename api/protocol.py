@@ -37,9 +37,10 @@ REFUSAL, _LAST_REFUSAL = _answer(close=False), _answer(close=True)
 
 
 class SheddingProtocol(HttpToolsProtocol):
-    """A connection. Reads (see ``api/lanes.py``), decisions and health are never refused here, nor are web pages' votes.
+    """A connection. Reads, decisions and health are never refused here, nor are votes from web pages.
 
-    The last need headers that only the application knows; a browser shows no answer without them.
+    Reads are bounded in ``api/lanes.py``. Votes from web pages need headers that only the application knows; a browser
+    shows no answer without them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
