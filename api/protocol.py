@@ -37,7 +37,7 @@ REFUSAL, _LAST_REFUSAL = _answer(close=False), _answer(close=True)
 
 
 class SheddingProtocol(HttpToolsProtocol):
-    """A connection. Reads, decisions and health are never refused here, nor are votes from web pages.
+    """A connection. Reads (``api/lanes.py``), decisions and health are never refused here, nor are votes of web pages.
 
     Reads are bounded in ``api/lanes.py``. Votes from web pages need headers that only the application knows; a browser
     shows no answer without them.
