@@ -2,25 +2,33 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
 from telemetry.ids import keyed_hash
 from telemetry.retention import (
-    blank_stray_comments,
+    START,
+    Found,
+    Place,
+    blank_comments,
     blank_texts,
     drop_texts_from_reports,
+    find_comments,
+    find_texts,
     prune_dead_letters,
     prune_rows,
     prune_stray_feedback,
 )
 
 BATCH = 500
+_LOOKED_AT = 10 * BATCH  # rows a look; most nights find little among what is blank already
 _ERASING_HOURS = 6.0
-_NIL = UUID(int=0)
+_T = TypeVar("_T")
 
 
 def prune(engine: Engine, *, before: datetime | None, text_before: datetime | None) -> Counter[str]:
@@ -33,37 +41,43 @@ def prune(engine: Engine, *, before: datetime | None, text_before: datetime | No
         counts += _repeat(engine, lambda conn: prune_rows(conn, before=before, batch=BATCH))
         counts += _repeat(engine, lambda conn: prune_stray_feedback(conn, before=before, batch=BATCH))
     if text_before is not None:
-        counts += _blank(engine, before=text_before)
-    oldest = [moment for moment in (before, text_before) if moment is not None]
+        texts = partial(find_texts, before=text_before, most=_LOOKED_AT)
+        counts += _walk(engine, texts, blank_texts)
+        comments = partial(find_comments, before=text_before, most=_LOOKED_AT)
+        counts += _walk(engine, comments, partial(blank_comments, before=text_before))
+    oldest = max((moment for moment in (before, text_before) if moment is not None), default=None)
+    if oldest is not None:
+        counts += _repeat(engine, lambda conn: prune_dead_letters(conn, before=oldest, batch=BATCH))
     with engine.begin() as conn:
-        if oldest:
-            counts += prune_dead_letters(conn, before=max(oldest))
         return counts + drop_texts_from_reports(conn)
 
 
-def _repeat(engine: Engine, batch: Callable[[Connection], Counter[str]]) -> Counter[str]:
+def _repeat(engine: Engine, work: Callable[[Connection], Counter[str]]) -> Counter[str]:
     counts: Counter[str] = Counter()
-    while True:
-        began = time.monotonic()
-        with engine.begin() as conn:
-            done = batch(conn)
-        if not done.total():
-            return counts
+    while (done := _rested(engine, work)).total():
         counts += done
-        time.sleep(time.monotonic() - began)
+    return counts
 
 
-def _blank(engine: Engine, *, before: datetime) -> Counter[str]:
+def _walk(
+    engine: Engine, find: Callable[..., Found], blank: Callable[[Connection, Sequence[UUID]], Counter[str]]
+) -> Counter[str]:
+    """Go through what is old once; what somebody holds is passed, and found again by the next prune."""
     counts: Counter[str] = Counter()
-    after: UUID | None = _NIL
+    after: Place | None = START
     while after is not None:
-        began = time.monotonic()
-        with engine.begin() as conn:
-            done, after = blank_texts(conn, before=before, after=after, batch=BATCH)
-        counts += done
-        time.sleep(time.monotonic() - began)
+        ids, after = _rested(engine, partial(find, after=after))
+        for at in range(0, len(ids), BATCH):
+            counts += _rested(engine, partial(blank, ids=ids[at : at + BATCH]))
+    return counts
+
+
+def _rested(engine: Engine, work: Callable[[Connection], _T]) -> _T:
+    began = time.monotonic()
     with engine.begin() as conn:
-        return counts + blank_stray_comments(conn, before=before)
+        done = work(conn)
+    time.sleep(time.monotonic() - began)
+    return done
 
 
 def erase(engine: Engine, user: str, *, key: bytes, actor: str, pruned: bool = False) -> Counter[str]:

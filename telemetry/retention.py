@@ -1,18 +1,21 @@
 """How long things are kept: old rows and old texts go in small batches, a person goes whole. The caller commits.
 
-Batches take only rows that nobody holds (``skip locked``), so they make the intake wait for one of them at most.
+Batches take only rows that nobody holds (``skip locked``): they wait for nobody, the intake for one of them at most.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, Connection, select, text, update
+from sqlalchemy import Column, Connection, TextClause, select, text, update
 
 from telemetry.tables import learner_run, notification, router_version
 
+Place = tuple[datetime, UUID]  # when a row was received, and its id
+Found = tuple[list[UUID], Place | None]  # ids in order, and the place to go on behind; None at the end
+START: Place = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
 ERASED = "[erased]"
 _OLD_INFERENCES = text(
     "select inference_id from inference where received_at < :before order by received_at limit :batch"
@@ -29,26 +32,41 @@ delete from feedback where (feedback_id, revision) in (
     where received_at < :before and not exists (select from inference i where i.inference_id = f.inference_id)
     order by received_at limit :batch for update skip locked)
 """)
-_DEAD_LETTERS = text("delete from dead_letter where received_at < :before")
-_WITH_TEXT = text("""
-select p.inference_id, i.received_at < :before as old
-from inference_payload p join inference i using (inference_id)
-where p.inference_id > :after
-      and (p.redaction <> 'erased' or num_nonnulls(p.query, p.answer, p.embedding) > 0)
-order by p.inference_id limit :batch
+_DEAD_LETTERS = text("""
+delete from dead_letter where dead_letter_id = any(array(
+    select dead_letter_id from dead_letter where received_at < :before
+    order by dead_letter_id limit :batch for update skip locked))
 """)
-_BLANK = (
-    text("""
-    update inference_payload set query = null, answer = null, embedding = null, encoder = null, redaction = 'erased'
-    where inference_id in (select inference_id from inference_payload where inference_id = any(:ids)
-                           for update skip locked)
-    """),
-    text("update segment set text = null, embedding = null where inference_id = any(:ids)"),
-    text("update feedback set comment = null where inference_id = any(:ids) and comment is not null"),
-)
-_BLANK_STRAYS = text("""
-update feedback set comment = null
-where resolution <> 'resolved' and received_at < :before and comment is not null
+_NEXT = """
+select {key} as key, received_at, {holds} as holds from (
+    select * from {table} where (received_at, {key}) > (:since, :after) and received_at < :before
+    order by received_at, {key} limit :most) n
+order by received_at, {key}
+"""
+# Counted and not asked with exists, which a plan may answer by reading all payloads for every batch.
+_HOLDS = """(select count(*) from inference_payload p
+    where p.inference_id = n.inference_id and num_nonnulls(p.query, p.answer, p.embedding) > 0)
+  + (select count(*) from segment s where s.inference_id = n.inference_id and num_nonnulls(s.text, s.embedding) > 0) > 0
+"""
+_TEXTS = text(_NEXT.format(table="inference", key="inference_id", holds=_HOLDS))
+_COMMENTS = text(_NEXT.format(table="feedback", key="feedback_id", holds="comment is not null"))
+_BLANK_PAYLOADS = text("""
+update inference_payload set query = null, answer = null, embedding = null, encoder = null, redaction = 'erased'
+where inference_id in (
+    select inference_id from inference_payload
+    where inference_id = any(:ids) and num_nonnulls(query, answer, embedding) > 0 for update skip locked)
+returning inference_id
+""")
+_BLANK_SEGMENTS = text("""
+update segment set text = null, embedding = null where (inference_id, segment_index) in (
+    select inference_id, segment_index from segment
+    where inference_id = any(:ids) and num_nonnulls(text, embedding) > 0 for update skip locked)
+returning inference_id
+""")
+_BLANK_COMMENTS = text("""
+update feedback set comment = null where (feedback_id, revision) in (
+    select feedback_id, revision from feedback
+    where feedback_id = any(:ids) and received_at < :before and comment is not null for update skip locked)
 """)
 _SAME_TEXT = text("""
 select query from inference_payload where query = any(:texts)
@@ -59,9 +77,15 @@ with times as (select cast(:before as timestamptz) as before, cast(:text_before 
 select (select count(*) from inference, times where received_at < before) as inferences,
        (select count(*) from times, feedback f left join inference i using (inference_id)
         where coalesce(i.received_at, f.received_at) < before) as feedback,
-       (select count(*) from times, inference_payload p join inference i using (inference_id)
-        where i.received_at < text_before and num_nonnulls(p.query, p.answer, p.embedding) > 0
-              and coalesce(i.received_at >= before, true)) as texts,
+       (select count(*) from times, inference i
+        where received_at < text_before and coalesce(received_at >= before, true)
+              and (exists (select from inference_payload p where p.inference_id = i.inference_id
+                                  and num_nonnulls(p.query, p.answer, p.embedding) > 0)
+                   or exists (select from segment s where s.inference_id = i.inference_id
+                                     and num_nonnulls(s.text, s.embedding) > 0))) as texts,
+       (select count(*) from times, feedback f left join inference i using (inference_id)
+        where f.received_at < text_before and f.comment is not null
+              and coalesce(coalesce(i.received_at, f.received_at) >= before, true)) as comments,
        (select count(*) from dead_letter, times where received_at < greatest(before, text_before)) as dead_letters
 """)
 
@@ -80,26 +104,36 @@ def prune_stray_feedback(conn: Connection, *, before: datetime, batch: int) -> C
     return Counter(feedback=conn.execute(_STRAY_FEEDBACK, {"before": before, "batch": batch}).rowcount)
 
 
-def prune_dead_letters(conn: Connection, *, before: datetime) -> Counter[str]:
-    """Delete old dead letters; they hold texts."""
-    return Counter(dead_letters=conn.execute(_DEAD_LETTERS, {"before": before}).rowcount)
+def prune_dead_letters(conn: Connection, *, before: datetime, batch: int) -> Counter[str]:
+    """Delete up to ``batch`` old dead letters; they hold texts."""
+    return Counter(dead_letters=conn.execute(_DEAD_LETTERS, {"before": before, "batch": batch}).rowcount)
 
 
-def blank_texts(conn: Connection, *, before: datetime, after: UUID, batch: int) -> tuple[Counter[str], UUID | None]:
-    """Blank texts and embeddings of old inferences among the next ``batch`` behind the id ``after``.
-
-    Returns:
-        How many were blanked, and the id to go on behind; None at the end.
-    """
-    rows = conn.execute(_WITH_TEXT, {"before": before, "after": after, "batch": batch}).all()
-    old = [row.inference_id for row in rows if row.old]
-    blanked = [conn.execute(statement, {"ids": old}).rowcount for statement in _BLANK] if old else [0]
-    return Counter(texts=blanked[0]), rows[-1].inference_id if rows else None
+def find_texts(conn: Connection, *, before: datetime, after: Place, most: int) -> Found:
+    """Return which of the next ``most`` old inferences hold texts or embeddings, they or their segments."""
+    return _find(conn, _TEXTS, before=before, after=after, most=most)
 
 
-def blank_stray_comments(conn: Connection, *, before: datetime) -> Counter[str]:
-    """Blank comments of old feedback whose inference was never found."""
-    return Counter(texts=conn.execute(_BLANK_STRAYS, {"before": before}).rowcount)
+def find_comments(conn: Connection, *, before: datetime, after: Place, most: int) -> Found:
+    """Return which of the next ``most`` old revisions of feedback hold a comment, whatever it is on."""
+    return _find(conn, _COMMENTS, before=before, after=after, most=most)
+
+
+def _find(conn: Connection, statement: TextClause, *, before: datetime, after: Place, most: int) -> Found:
+    rows = conn.execute(statement, {"before": before, "since": after[0], "after": after[1], "most": most}).all()
+    found = list(dict.fromkeys(row.key for row in rows if row.holds))
+    return found, (rows[-1].received_at, rows[-1].key) if len(rows) == most else None
+
+
+def blank_texts(conn: Connection, ids: Sequence[UUID]) -> Counter[str]:
+    """Blank texts and embeddings of these inferences and of their segments; return how many had any."""
+    parts = (_BLANK_PAYLOADS, _BLANK_SEGMENTS)
+    return Counter(texts=len({key for part in parts for key in conn.execute(part, {"ids": ids}).scalars()}))
+
+
+def blank_comments(conn: Connection, ids: Sequence[UUID], *, before: datetime) -> Counter[str]:
+    """Blank the comments in old revisions of this feedback; return how many there were."""
+    return Counter(comments=conn.execute(_BLANK_COMMENTS, {"ids": ids, "before": before}).rowcount)
 
 
 def count_prunable(conn: Connection, *, before: datetime | None, text_before: datetime | None) -> Mapping[str, int]:

@@ -7,13 +7,14 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from sqlalchemy import text
+from sqlalchemy.event import listen
 
-from api.pruning import erase, prune
+from api.pruning import BATCH, erase, prune
 from api.settings import read_settings
 from learner import lease, runs
 from learner.first_version import build_first_version
@@ -24,6 +25,7 @@ from telemetry.golden import golden, list_golden, promoted, put_golden
 from telemetry.ids import keyed_hash, new_id
 from telemetry.inferences import store_inferences
 from telemetry.records import DecisionRecord, Feedback, Inference, Payload, SegmentRecord
+from telemetry.retention import count_prunable
 from telemetry.tables import metadata
 from tests.api.conftest import running
 
@@ -98,7 +100,7 @@ def test_texts_and_embeddings_go_earlier_and_the_counts_stay(engine):
         quarantine(conn, endpoint="x", reason_code="y", raw=b"canary")
         conn.execute(text("update dead_letter set received_at = :at"), {"at": NOW - timedelta(days=31)})
     counts = prune(engine, before=NOW - timedelta(days=90), text_before=NOW - timedelta(days=30))
-    assert counts == Counter(texts=1201, dead_letters=1)
+    assert counts == Counter(texts=1200, comments=2, dead_letters=1)
     assert (count(engine, "inference"), count(engine, "feedback"), "canary" in dump(engine)) == (1201, 2, False)
     with engine.connect() as conn:
         kept = "select redaction, embedding is null from inference_payload group by 1, 2 order by 1"
@@ -108,6 +110,63 @@ def test_texts_and_embeddings_go_earlier_and_the_counts_stay(engine):
     store(engine, [late], days=31)  # a text that comes again later goes again
     assert prune(engine, before=None, text_before=NOW - timedelta(days=30))["texts"] <= 1
     assert "late" not in dump(engine).replace("comes later", "")
+
+
+def test_texts_of_segments_and_comments_go_though_the_inference_has_no_text_itself(engine):
+    parts = tuple(SegmentRecord(segment_index=i, text="canary part", route="billing") for i in range(2))
+    bare = Inference(inference_id=new_id(), segment_outcomes=parts, payload_sha256=b"x")
+    store(engine, [bare], [vote(bare, comment="canary")], days=31)
+    would_go = count_prunable_texts(engine)
+    counts = prune(engine, before=None, text_before=NOW - timedelta(days=30))
+    assert counts == would_go == Counter(texts=1, comments=1)
+    assert "canary" not in dump(engine)
+
+
+def count_prunable_texts(engine):
+    with engine.connect() as conn:
+        return +Counter(count_prunable(conn, before=None, text_before=NOW - timedelta(days=30)))
+
+
+def test_a_comment_goes_at_its_own_age_though_the_text_went_before_it_came(engine):
+    old = store(engine, [event("question")], days=40)
+    prune(engine, before=None, text_before=NOW - timedelta(days=35))
+    late = vote(old[0], comment="canary late")
+    store(engine, votes=[late], days=33)
+    store(engine, votes=[vote(old[0], comment="of yesterday")], days=1)
+    with engine.begin() as conn:  # a second revision has a time of its own
+        store_feedback(conn, [replace(late, op="revise", comment="revised today", payload_sha256=b"y")])
+    assert prune(engine, before=None, text_before=NOW - timedelta(days=30)) == Counter(comments=1)
+    kept = dump(engine)
+    assert ("canary" in kept, "of yesterday" in kept, "revised today" in kept) == (False, True, True)
+
+
+def test_the_text_under_the_id_of_zeros_goes_too(engine):
+    nil = replace(event("canary"), inference_id=UUID(int=0))
+    store(engine, [nil], days=40)
+    assert prune(engine, before=None, text_before=NOW - timedelta(days=30)) == Counter(texts=1)
+    assert "canary" not in dump(engine)
+
+
+def test_no_statement_of_a_prune_takes_more_rows_than_a_batch(engine):
+    items = store(engine, [event(f"canary {i}") for i in range(1200)], days=31)
+    votes = [vote(item, comment="canary") for item in items] + [vote(f"r-{i}", comment="canary") for i in range(1200)]
+    store(engine, votes=votes, days=31)
+    with engine.begin() as conn:
+        for _ in range(1200):
+            quarantine(conn, endpoint="x", reason_code="y", raw=b"canary")
+        conn.execute(text("update dead_letter set received_at = :at"), {"at": NOW - timedelta(days=31)})
+    written = []
+
+    def note(_conn, cursor, statement, *_):
+        if statement.lstrip().startswith(("update", "delete")):
+            written.append(cursor.rowcount)
+
+    listen(engine, "after_cursor_execute", note)
+    counts = prune(engine, before=None, text_before=NOW - timedelta(days=30))
+    assert counts == Counter(texts=1200, comments=2400, dead_letters=1200)
+    assert "canary" not in dump(engine)
+    counts = prune(engine, before=NOW - timedelta(days=30), text_before=None)
+    assert (counts, max(written)) == (Counter(inferences=1200, feedback=2400), BATCH)
 
 
 def test_a_text_stays_in_a_report_no_longer_than_in_the_log(engine):
@@ -155,6 +214,21 @@ def test_a_row_that_somebody_holds_is_left_for_the_next_time_and_never_waited_fo
         assert time.monotonic() - began < 5
     assert prune(engine, before=NOW, text_before=None)["inferences"] == 1
     assert free.inference_id != held.inference_id
+
+
+def test_texts_in_rows_that_somebody_holds_are_left_for_the_next_time_and_never_waited_for(engine):
+    parts = tuple(SegmentRecord(segment_index=i, text="held", route="billing") for i in range(2))
+    held = store(engine, [event("held", segments=parts)], days=31)
+    store(engine, votes=[vote(held[0], comment="held"), vote("never came", comment="held")], days=31)
+    with engine.begin() as conn:
+        quarantine(conn, endpoint="x", reason_code="y", raw=b"held")
+        conn.execute(text("update dead_letter set received_at = :at"), {"at": NOW - timedelta(days=31)})
+    with engine.begin() as other:
+        for table in ("inference_payload", "segment", "feedback", "dead_letter"):
+            other.execute(text(f"select 1 from {table} for update"))
+        assert not prune(engine, before=None, text_before=NOW - timedelta(days=30))
+    counts = prune(engine, before=None, text_before=NOW - timedelta(days=30))
+    assert counts == Counter(texts=1, comments=2, dead_letters=1)
 
 
 CANARY = "canary-7f3a"
