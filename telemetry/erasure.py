@@ -9,15 +9,24 @@ from uuid import UUID
 
 from sqlalchemy import Connection, func, insert, select, text, update
 
-from telemetry.retention import scrub_reports
+from telemetry.retention import ERASED, scrub_reports
 from telemetry.tables import erasure
 
-_FOUND = text("select inference_id, session_id from inference where end_user = :person")
-_TEXTS = text("""
+_FOUND = text("""
+select inference_id, session_id from inference where end_user = :person
+union select inference_id, session_id from inference join inference_alias a using (inference_id)
+      where a.kind = 'end_user' and a.value = :person
+""")
+# What names them by an id that others have as well counts for nobody, and may be about them.
+_THEIR_FEEDBACK = """feedback where inference_id = any(:ids) or submitter = any(:submitters)
+      or (resolution <> 'resolved' and (target_kind, target_value) in (
+          select 'inference_id', unnest(cast(:names as text[]))
+          union select kind, value from inference_alias where inference_id = any(:ids)))"""
+_TEXTS = text(f"""
 select unnest(array[query, answer]) from inference_payload where inference_id = any(:ids)
 union select text from segment where inference_id = any(:ids)
-union select comment from feedback where inference_id = any(:ids) or submitter = any(:submitters)
-""")
+union select comment from {_THEIR_FEEDBACK}
+""")  # noqa: S608
 _OTHERS_TEXTS = text("""
 select query from inference_payload where query = any(:texts)
 union select answer from inference_payload where answer = any(:texts)
@@ -29,16 +38,17 @@ _THEIR_GOLDEN = """golden_query where inference_id = any(:ids) or people && :sub
 _GOLDEN = text(f"select query from {_THEIR_GOLDEN}")  # noqa: S608
 _DELETE = {  # in this order: golden queries follow feedback
     "golden_queries": text(f"delete from {_THEIR_GOLDEN}"),  # noqa: S608
-    "feedback": text("""
-        delete from feedback where inference_id = any(:ids) or submitter = any(:submitters)
-              or (target_kind = 'inference_id' and target_value = any(:names))
-        """),
+    "feedback": text(f"delete from {_THEIR_FEEDBACK}"),  # noqa: S608
     "dead_letters": text("""
         delete from dead_letter where exists (
             select from unnest(cast(:marks as bytea[])) as mark where position(mark in raw) > 0)
         """),
     "inferences": text("delete from inference where inference_id = any(:ids)"),
 }
+_ASKED_AGAIN = text("""
+update mined_failure set evidence = jsonb_set(evidence, '{asked_again_as}', to_jsonb(cast(:erased as text)))
+where evidence ->> 'asked_again_as' = any(:names)
+""")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +75,8 @@ def erase_person(conn: Connection, person: Person) -> Counter[str]:
 
     Their inferences go with decision, texts, embeddings, aliases, mined failures and the feedback on them; so do their
     votes on others' inferences, golden queries made of theirs or by their correction, dead letters that name them, and
-    their texts in reports. A golden query that somebody wrote stays, though they asked the same.
+    their texts and ids in reports and in what was mined of others. A golden query that somebody wrote stays, though
+    they asked the same.
     """
     values: dict[str, object] = {
         "ids": person.ids,
@@ -76,6 +87,7 @@ def erase_person(conn: Connection, person: Person) -> Counter[str]:
     values |= {"texts": texts, "marks": person.marks}
     golden = [repr(query[:80])[1:-1] for query in conn.execute(_GOLDEN, values).scalars()]  # as the gate quotes them
     counts = Counter({name: conn.execute(statement, values).rowcount for name, statement in _DELETE.items()})
+    conn.execute(_ASKED_AGAIN, {"names": values["names"], "erased": ERASED})
     shared = set(conn.execute(_OTHERS_TEXTS, {"texts": texts}).scalars())  # somebody else said the same
     counts += scrub_reports(conn, texts=set(texts) - shared, inside=golden, ids=frozenset(map(str, person.ids)))
     return counts

@@ -21,6 +21,7 @@ _PUT = text("""
 insert into golden_query (golden_id, query, routes, added_by, inference_id, feedback_id, people)
 values (:golden_id, :query, :routes, :added_by, :inference_id, :feedback_id, array(
     select end_user from inference where inference_id = :inference_id and end_user is not null
+    union select value from inference_alias where inference_id = :inference_id and kind = 'end_user'
     union select submitter from feedback where feedback_id = :feedback_id and submitter is not null))
 on conflict (golden_id) do update set routes = excluded.routes, added_by = excluded.added_by,
     feedback_id = excluded.feedback_id

@@ -142,12 +142,15 @@ def _merge(*, prefer_new: Iterable[str], prefer_old: Iterable[str], condition: s
     sets.append("sources = array_append(inference.sources, excluded.sources[1])")
     return (
         f"on conflict (inference_id) do update set {', '.join(sets)} where {condition}"
-        " returning inference.inference_id, cardinality(inference.sources) > 1 as joined"
+        " returning inference.inference_id, cardinality(inference.sources) > 1 as joined, inference.end_user"
     )
 
 
 def _storing(merge: str) -> TextClause:
-    """One statement for rows, their payloads, and the feedback that waits for them under their own id."""
+    """One statement for rows, their payloads, and the feedback that waits for them under their own id.
+
+    The end_user that came first is kept; another one becomes an alias of a kind that no target has, for erasing alone.
+    """
     columns = [*(inference.c[name] for name in _COLUMNS), *(inference_payload.c[name] for name in _PAYLOAD_COLUMNS[1:])]
     better = ", ".join(f"{c} = coalesce(inference_payload.{c}, excluded.{c})" for c in _PAYLOAD_COLUMNS[1:-1])
     payloads = insertion(
@@ -161,6 +164,9 @@ def _storing(merge: str) -> TextClause:
         f"with r as materialized (select * from {recordset(columns)}),"  # noqa: S608  # names of our own tables
         f" stored as ({insertion(inference, _COLUMNS, rows='r', tail=merge, expressions={'occurred_at': _OCCURRED})}),"
         f" paid as ({payloads}),"
+        " also as (insert into inference_alias select 'end_user', r.end_user, inference_id"
+        " from stored join r using (inference_id) where joined and r.end_user <> stored.end_user"
+        " on conflict do nothing),"
         " heard as (update feedback f set inference_id = s.inference_id, resolution = 'resolved' from stored s"
         f" where f.target_kind = 'inference_id' and f.target_value = s.inference_id::text and {_WAITS})"
         " select inference_id, joined from stored"
@@ -177,8 +183,8 @@ _STORE_DECISIONS = _storing(
 )
 _STORE_OUTCOMES = _storing(
     _merge(
-        prefer_new=(*_IDS, *_OUTCOME, "client_sent_at", "payload_sha256"),
-        prefer_old=_DECISION,
+        prefer_new=(*_IDS[:-1], *_OUTCOME, "client_sent_at", "payload_sha256"),
+        prefer_old=("end_user", *_DECISION),
         condition="inference.payload_sha256 is null",
     )
 )

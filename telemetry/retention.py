@@ -3,6 +3,7 @@
 Batches take only rows that nobody holds (``skip locked``): they wait for nobody, the intake for one of them at most.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ Place = tuple[datetime, UUID]  # when a row was received, and its id
 Found = tuple[list[UUID], Place | None]  # ids in order, and the place to go on behind; None at the end
 START: Place = (datetime.min.replace(tzinfo=UTC), UUID(int=0))
 ERASED = "[erased]"
+_ID = re.compile("[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _OLD_INFERENCES = text(
     "select inference_id from inference where received_at < :before order by received_at limit :batch"
     " for update skip locked"
@@ -151,10 +153,10 @@ def drop_texts_from_reports(conn: Connection) -> Counter[str]:
 def scrub_reports(
     conn: Connection, *, texts: Iterable[str], inside: Iterable[str] = (), ids: frozenset[str] = frozenset()
 ) -> Counter[str]:
-    """Blank ``texts``, and ``inside`` of longer ones, and drop what is said of the inferences ``ids``.
+    """Blank ``texts``, and ``inside`` of longer ones, and drop what is said of the inferences ``ids``, and their names.
 
     Returns:
-        How many reports, reasons and notifications were changed.
+        How many reports, reasons, errors and notifications were changed.
     """
     gone, parts, changed = frozenset(texts), tuple(inside), 0
     if not gone and not parts and not ids:
@@ -170,7 +172,8 @@ def scrub_reports(
 
 def _documents(conn: Connection) -> list[tuple[Column[Any], Any, Any]]:
     found = []
-    for column in (learner_run.c.report, learner_run.c.reasons, router_version.c.report, notification.c.body):
+    night = (learner_run.c.report, learner_run.c.reasons, learner_run.c.error)
+    for column in (*night, router_version.c.report, notification.c.body):
         key = next(iter(column.table.primary_key))
         rows = conn.execute(select(key, column).where(column.is_not(None)))
         found += [(column, row[0], row[1]) for row in rows]
@@ -186,6 +189,7 @@ def _scrubbed(value: Any, gone: frozenset[str], inside: tuple[str, ...], ids: fr
     if isinstance(value, str):
         for part in inside:
             value = value.replace(part, ERASED)
+        value = _ID.sub(lambda found: ERASED if found[0] in ids else found[0], value)
         return ERASED if value in gone else value
     if isinstance(value, Mapping):
         return {name: _scrubbed(inner, gone, inside, ids) for name, inner in value.items()}

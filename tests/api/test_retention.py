@@ -290,6 +290,84 @@ def test_a_person_is_erased_everywhere_and_nobody_else(engine, person):
         assert conn.execute(text("select counts ->> 'inferences' from erasure")).scalar_one() == "2"
 
 
+def test_votes_go_that_name_what_is_erased_by_an_id_that_others_have_as_well(engine):
+    spans = [{"trace_id": "t", "span_id": str(i), "response_id": "r"} for i in range(3)]
+    store(engine, [event("other", user="bob", **spans[0] | {"trace_id": "another"})])
+    resolved = vote("r", comment="it stays, of bob's alone")
+    store(engine, votes=[resolved])
+    with engine.begin() as conn:  # as if it had come when only one had the id
+        conn.execute(text("update feedback set inference_id = (select inference_id from inference)"))
+        conn.execute(text("update feedback set resolution = 'resolved'"))
+    store(engine, [event("one", user="ann", **spans[1]), event("two", user="ann", **spans[2])])
+    votes = [replace(vote("t", comment=f"{CANARY} I am Ann"), target_kind="trace"), vote("r", comment=CANARY)]
+    store(engine, votes=votes)
+    with engine.connect() as conn:
+        states = "select resolution from feedback order by 1"
+        assert conn.execute(text(states)).scalars().all() == ["ambiguous", "ambiguous", "resolved"]
+    assert erase(engine, "ann", key=KEY, actor="a test") == Counter(inferences=2, feedback=2)
+    assert (CANARY in dump(engine), count(engine, "feedback"), count(engine, "inference")) == (False, 1, 1)
+
+
+@pytest.mark.parametrize("decided_first", [True, False], ids=["decided first", "logged first"])
+@pytest.mark.parametrize("asked_as", ["ann7", "gateway-7"])
+def test_a_person_is_found_by_both_ids_under_which_the_two_roads_know_them(engine, decided_first, asked_as):
+    key = new_id()
+    decided = {"source": "route", "decision": DecisionRecord(route="billing"), "payload": Payload(query=CANARY)}
+    roads = [
+        Inference(inference_id=key, end_user=keyed_hash("ann7", key=KEY), **decided),
+        Inference(inference_id=key, end_user=keyed_hash("gateway-7", key=KEY), payload_sha256=b"x"),
+    ]
+    for road in roads if decided_first else reversed(roads):
+        store(engine, [road])
+    with engine.begin() as conn:
+        first = "ann7" if decided_first else "gateway-7"
+        assert conn.execute(text("select end_user from inference")).scalar_one() == keyed_hash(first, key=KEY)
+        put_golden(conn, [promoted(conn, key, ["billing"], by="an operator")])
+    assert erase(engine, asked_as, key=KEY, actor="a test") == Counter(inferences=1, golden_queries=1)
+    assert (CANARY in dump(engine), count(engine, "inference_alias")) == (False, 0)
+
+
+@pytest.mark.parametrize("asked_as", ["ann7", "gateway-7"])
+def test_a_golden_query_is_found_by_both_ids_when_its_rows_are_pruned(engine, asked_as):
+    key = new_id()
+    payload = Payload(query=CANARY)
+    store(engine, [Inference(inference_id=key, source="route", end_user=keyed_hash("ann7", key=KEY), payload=payload)])
+    store(engine, [Inference(inference_id=key, end_user=keyed_hash("gateway-7", key=KEY), payload_sha256=b"x")])
+    with engine.begin() as conn:
+        put_golden(conn, [promoted(conn, key, ["billing"], by="an operator")])
+    prune(engine, before=datetime.now(UTC), text_before=None)
+    assert erase(engine, asked_as, key=KEY, actor="a test") == Counter(golden_queries=1)
+    assert CANARY not in dump(engine)
+
+
+def test_one_id_on_both_roads_is_kept_once(engine):
+    key, user = new_id(), keyed_hash("ann", key=KEY)
+    store(engine, [Inference(inference_id=key, source="route", end_user=user)])
+    store(engine, [Inference(inference_id=key, end_user=user, payload_sha256=b"x")])
+    store(engine, [Inference(inference_id=new_id(), end_user=user, payload_sha256=b"x")])
+    assert count(engine, "inference_alias") == 0
+
+
+def test_what_nights_wrote_of_others_names_an_erased_inference_no_more(engine):
+    bobs, anns = store(engine, [event("first", user="bob", session_id="s"), event("again", user="ann", session_id="s")])
+    gone = str(anns.inference_id)
+    with engine.begin() as conn:
+        values = {"run": uuid4(), "error": f"ValueError: {gone} is odd", "theirs": bobs.inference_id}
+        values["evidence"] = json.dumps({"route": "billing", "asked_again_as": gone})
+        night = "learner_run (run_id, fencing_token, status, error) values (:run, 1, 'failed', :error)"
+        mined = (
+            "mined_failure (run_id, inference_id, kind, evidence, weight) values (:run, :theirs, 'reask', :evidence, 1)"
+        )
+        for row in (night, mined):
+            conn.execute(text(f"insert into {row}"), {n: v for n, v in values.items() if f":{n}" in row})
+    assert erase(engine, "ann", key=KEY, actor="a test") == Counter(inferences=1, reports=1)
+    assert gone not in dump(engine)
+    with engine.connect() as conn:
+        assert conn.execute(text("select error from learner_run")).scalar_one() == "ValueError: [erased] is odd"
+        evidence = conn.execute(text("select evidence from mined_failure")).scalar_one()
+    assert evidence == {"route": "billing", "asked_again_as": "[erased]"}
+
+
 def test_erasing_somebody_who_left_nothing_changes_nothing(engine, person):
     before = {table.name: count(engine, table.name) for table in metadata.sorted_tables}
     assert not erase(engine, "nobody", key=KEY, actor="a test")
