@@ -26,8 +26,15 @@ from telemetry.records import (
     TargetKind,
 )
 
-# E-mail addresses, then anything with six or more digits (cards, accounts, telephones).
-_PERSONAL = re2.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+|\+?\d(?:[\s./()-]?\d){5,}")
+# Addresses, then cards, accounts, telephones: six digits with one sign at most between two, or nine with up to three.
+# Nine, since eight so far apart are ordinary: "2019 - 2021", "12.99 - 15.99", "from 10.30 - 12.45". Digits, dashes and
+# blanks of any script, as wide ones too; signs that are not seen come along with numbers that are copied.
+_SIGN = r"[\s\p{Z}\p{Pd}\p{Cf}./()\x{b7}\x{2212}\x{ff08}\x{ff09}\x{ff0e}\x{ff0f}]"
+_AT = r"@\x{ff20}"
+_PERSONAL = re2.compile(
+    rf"[^\s\p{{Z}}{_AT}]+[{_AT}][^\s\p{{Z}}{_AT}]+"
+    rf"|[+\x{{ff0b}}]?\p{{Nd}}(?:(?:{_SIGN}{{0,3}}\p{{Nd}}){{8,}}|(?:{_SIGN}?\p{{Nd}}){{5,}})"
+)
 _BLANK = "[redacted]"
 _TARGETS: tuple[TargetKind, ...] = ("inference_id", "client_request_id", "response_id", "external_call_id")
 Span = tuple[int | None, int | None]

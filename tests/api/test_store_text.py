@@ -1,11 +1,14 @@
 """TRIMTAB_STORE_TEXT: what stands in the tables as full, redacted and none, and that a night learns without text."""
 
+import itertools
 import time
 from dataclasses import replace
 from uuid import uuid4
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy import text
 
 from api.recording import Recording
@@ -19,6 +22,7 @@ from tests.learner.world import QUICK, accuracy, fleet, questions
 
 ADDRESS, NUMBER, WORD, PERSON = "ann.lee@example.com", "4111 1111 1111 1111", "quetzalcoatl", "person-of-interest"
 SAID = f"where is the {WORD} for {ADDRESS}, paid with {NUMBER}"
+REDACTING = Recording(store_text="redacted", key=bytes(32))
 REDACTED = f"where is the {WORD} for [redacted] paid with [redacted]"
 
 
@@ -96,10 +100,54 @@ def test_texts_are_kept_as_the_setting_says_and_people_never(engine, first, home
     ],
 )
 def test_offsets_of_segments_are_those_of_the_redacted_text(query, cut, parts):
-    recording = Recording(store_text="redacted", key=bytes(32))
     at = query.index(cut)
-    spans = recording.spans(query, [(0, at), (at, len(query))])
-    assert [recording.text(query)[slice(*span)] for span in spans] == parts
+    spans = REDACTING.spans(query, [(0, at), (at, len(query))])
+    assert [REDACTING.text(query)[slice(*span)] for span in spans] == parts
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("4111\u00a01111\u00a01111\u00a01111", "4111 \u2013 1111 \u2013 1111 \u2013 1111", "170 - 123 - 45 - 67"),
+        *("1\u2011800\u2011555\u20111234", "+1 (800) 555-1234", "123 - 45 - 6789", "089 / 12 34 56", "123456"),
+        *(
+            "\u0664\u0661\u0661\u0661 \u0661\u0661\u0661\u0661",
+            "\uff10\uff13\uff0d\uff11\uff12\uff13\uff14\uff0d\uff15",
+        ),
+        *("\u202a0170\u2011123\u202c4567", "4111\u200b1111", "john.doe@localhost", "ann\uff20example.com"),
+    ],
+)
+def test_numbers_and_addresses_are_blanked_in_whatever_signs_they_are_written(said):
+    assert REDACTING.text(f"call {said} now").replace("\u202a", "").replace("\u202c", "") == "call [redacted] now"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("from 10:30 to 12:45 on 3/4", "from 10.30 - 12.45", "between 2019 - 2021", "12.99 - 15.99 each"),
+        *("rooms 101, 102 and 103", "1,000,000 of them", "3 @ 5 each", "version 1.2.3 (4)", "@ann said 12345"),
+    ],
+)
+def test_ordinary_numbers_are_kept(said):
+    assert REDACTING.text(said) == said
+
+
+_SIGNS = st.text(st.sampled_from(" \u00a0\u2009-\u2011\u2013/.()\u200b\n"), max_size=3)
+_NUMBERS = st.lists(st.tuples(st.sampled_from("019\u0663\uff17\U0001d7d2"), _SIGNS), min_size=9, max_size=16).map(
+    lambda parts: "".join(f"{digit}{sign}" for digit, sign in parts[:-1]) + parts[-1][0]
+)
+_WORDS = st.text(st.sampled_from("a\u00fc\u6f22\U0001f600, "), max_size=8).map(lambda word: f" {word} and ")
+
+
+@given(pieces=st.lists(st.tuples(_WORDS, st.one_of(_NUMBERS, st.just("\u00fc@\U0001f600"))), max_size=5), last=_WORDS)
+def test_offsets_are_exact_whatever_stands_around_and_within_what_is_blanked(pieces, last):
+    said = [part for pair in pieces for part in pair] + [last]
+    ends = list(itertools.accumulate(len(part) for part in said))
+    query, spans = "".join(said), list(zip([0, *ends], ends, strict=False))
+    kept = REDACTING.text(query)
+    expected = [part for word, _ in pieces for part in (word, "[redacted]")] + [last]
+    assert [kept[slice(*span)] for span in REDACTING.spans(query, spans)] == expected
+    assert kept == "".join(expected)
 
 
 def test_segments_of_others_are_kept_with_offsets_of_the_redacted_text_or_none(engine, first, home):
