@@ -1,12 +1,13 @@
 """Engines from one URL over psycopg 3; they give up in time and say in words what is wrong."""
 
 import re
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
 from psycopg.abc import RV, PQGen
-from sqlalchemy import Engine, event, make_url
+from sqlalchemy import Connection, Engine, event, func, make_url, select
 from sqlalchemy import create_engine as _create_engine
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
@@ -114,3 +115,9 @@ def create_engine(
 
     event.listen(engine, "do_connect", connect)
     return engine
+
+
+def database_time(conn: Connection) -> datetime:
+    """Return the time by the database's clock, which every stored time is of; that of the machine here may be off."""
+    now: datetime = conn.execute(select(func.clock_timestamp())).scalar_one()
+    return now

@@ -36,6 +36,7 @@ def create(
     Example: trimtab keys create gateway --scope decide --scope ingest --expires 90d
     """
     from telemetry.api_keys import create_key
+    from telemetry.database import database_time
 
     limits = {"rate": rate, "concurrency": concurrency, "body_bytes": body_bytes}
     with database() as opened, opened.engine.begin() as conn:
@@ -44,7 +45,7 @@ def create(
             name=name,
             scopes=scope,
             created_by=actor_name(actor),
-            expires_at=datetime.now(UTC) + days(expires) if expires else None,
+            expires_at=database_time(conn) + days(expires) if expires else None,
             limits={limit: value for limit, value in limits.items() if value is not None},
         )
     if json:

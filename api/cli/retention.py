@@ -1,6 +1,6 @@
 """Commands about what is kept: prune what is old, erase a person."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,15 +29,17 @@ def prune(
     Example: trimtab prune --older-than 90d --text-older-than 30d
     """
     from api.pruning import prune as prune_all
+    from telemetry.database import database_time
     from telemetry.retention import count_prunable
 
     settings = read_settings()
     rows, texts = _age(older_than, settings.keep_days), _age(text_older_than, settings.keep_text_days)
     if rows is None and texts is None:
         raise typer.BadParameter("say how old with --older-than 90d, or set TRIMTAB_KEEP_DAYS")
-    now = datetime.now(UTC)
-    before, text_before = (None if age is None else now - age for age in (rows, texts))
     with database(settings) as opened:
+        with opened.engine.connect() as conn:
+            now = database_time(conn)
+        before, text_before = (None if age is None else now - age for age in (rows, texts))
         if dry_run:
             with opened.engine.connect() as conn:
                 counts = count_prunable(conn, before=before, text_before=text_before)
