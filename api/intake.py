@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from api.errors import Overloaded
 from telemetry.database import DatabaseUnavailable
 from telemetry.feedback import store_feedback
-from telemetry.inferences import refuses_data, store_inferences
+from telemetry.inferences import deadlocked, refuses_data, store_inferences
 from telemetry.records import Feedback, Inference, StoreResult
 
 FLUSHERS = 2
@@ -215,14 +215,14 @@ class Intake:
             del self._began[name]
 
     def _store(self, entries: list[_Entry]) -> None:
-        """Store and commit; what a lost connection or a bad value broke is tried once more, each event apart.
+        """Store and commit; what a lost connection, a deadlock or a bad value broke is tried once more, each apart.
 
         That is safe since every event is idempotent.
         """
         try:
             results = self._commit(entries, apart=False)
         except DBAPIError as error:
-            if not (error.connection_invalidated or refuses_data(error)):
+            if not (error.connection_invalidated or deadlocked(error) or refuses_data(error)):
                 raise
             results = self._commit(entries, apart=True)
         for result in results:

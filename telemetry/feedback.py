@@ -27,7 +27,9 @@ def store_feedback(conn: Connection, items: Sequence[Feedback]) -> list[StoreRes
     """
     creates = [item for item in items if item.op == "create"]
     done = iter(_create(conn, creates))
-    return [next(done) if item.op == "create" else _revise(conn, item) for item in items]
+    others = [i for i, item in enumerate(items) if item.op != "create"]
+    revised = {i: _revise(conn, items[i]) for i in sorted(others, key=lambda i: items[i].feedback_id)}
+    return [revised[i] if i in revised else next(done) for i in range(len(items))]
 
 
 def _create(conn: Connection, items: list[Feedback]) -> list[StoreResult]:
@@ -38,8 +40,8 @@ def _create(conn: Connection, items: list[Feedback]) -> list[StoreResult]:
     wrong = _unknown_segments(conn, [(item, targets[item.target_kind, item.target_value][0]) for item in items])
     rows = [
         _row(item, targets[item.target_kind, item.target_value])
-        for item in unique.values()
-        if item.feedback_id not in wrong
+        for key, item in sorted(unique.items())  # as all transactions do, or two that write the same ones deadlock
+        if key not in wrong
     ]
     tail = "on conflict (feedback_id, revision) do nothing returning feedback.feedback_id"
     stored = {row[0] for row in conn.execute(*_insert(rows, tail))} if rows else set()

@@ -33,6 +33,7 @@ _PAYLOAD_COLUMNS = ("inference_id", "query", "answer", "embedding", "encoder", "
 # occurred = created + received - sent: what the client's clock is off by is taken out.
 _OCCURRED = "coalesce(r.occurred_at + (clock_timestamp() - r.client_sent_at), r.occurred_at, clock_timestamp())"
 _BAD_DATA = ("22", "23", "54")  # SQLSTATE classes: data exception, integrity constraint violation, limit exceeded
+_RACES = ("40P01", "40001")  # SQLSTATE: deadlock detected, serialization failure
 
 
 def store_inferences(conn: Connection, items: Sequence[Inference], *, apart: bool = True) -> list[StoreResult]:
@@ -60,15 +61,26 @@ def store_inferences(conn: Connection, items: Sequence[Inference], *, apart: boo
                 first[item.inference_id] = i
                 fresh.append((i, item))
         if fresh:
+            fresh.sort(key=_by_id)
             store = _store_or_bisect if apart else _store
             for (i, _), result in zip(fresh, store(conn, [item for _, item in fresh]), strict=True):
                 results[i] = result
     return [results[i] for i in range(len(items))]
 
 
+def _by_id(placed: tuple[int, Inference]) -> int:
+    """All transactions write in this order: two that write the same rows wait for each other, never both at once."""
+    return placed[1].inference_id.int
+
+
 def refuses_data(error: DBAPIError) -> bool:
     """Whether it is a value that Postgres will not have, not the connection or the server."""
     return not error.connection_invalidated and _state(error)[:2] in _BAD_DATA
+
+
+def deadlocked(error: DBAPIError) -> bool:
+    """Whether Postgres ended the transaction in favour of another one: the same again will do."""
+    return _state(error) in _RACES
 
 
 def _state(error: DBAPIError) -> str:

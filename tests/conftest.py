@@ -3,7 +3,8 @@
 import getpass
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -92,6 +93,24 @@ def connection(engine: Engine) -> Iterator[Connection]:
     """An open connection; what the test does not commit is rolled back."""
     with engine.connect() as connection:
         yield connection
+
+
+@pytest.fixture
+def until_waiting(engine: Engine) -> Callable[[int], None]:
+    """Returns what waits until so many transactions of this worker's database wait for locks of others."""
+    statement = text(
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    )
+
+    def until_waiting(number: int) -> None:
+        end = time.monotonic() + 20
+        with engine.connect() as connection:
+            while connection.execute(statement).scalar_one() < number:
+                assert time.monotonic() < end, "they do not wait"
+                connection.rollback()
+                time.sleep(0.01)
+
+    return until_waiting
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,15 @@
 import asyncio
 import threading
 import time
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine, event, func, select
+from sqlalchemy import Engine, event, func, select, text
 
 from api.errors import Overloaded
 from api.intake import Intake
 from telemetry.database import DatabaseUnavailable
+from telemetry.inferences import store_inferences
 from telemetry.records import Inference
 from telemetry.tables import inference
 
@@ -150,3 +151,19 @@ async def test_a_value_that_postgres_refuses_harms_nobody_else_in_its_flush(engi
     assert [r.status for r in await intake.store(some(2), size=100)] == ["stored"] * 2
     assert not statements, "what is in order needs no savepoint: two more exchanges with the server for each flush"
     intake.stop()
+
+
+@pytest.mark.anyio
+async def test_a_flush_that_postgres_ends_for_a_deadlock_is_stored_once_more(engine, until_waiting):
+    first, second = (Inference(inference_id=UUID(int=i), payload_sha256=b"x") for i in (1, 2))
+    intake = Intake(engine, most_items=10, most_bytes=10_000, flushers=1)
+    intake.start()
+    with engine.begin() as other:
+        other.execute(text("set local deadlock_timeout = '1min'"))  # so that it is the flush that is ended
+        store_inferences(other, [second])
+        asked = asyncio.create_task(intake.store([first, second], size=100))
+        await asyncio.to_thread(until_waiting, 1)
+        await asyncio.to_thread(store_inferences, other, [first])
+    assert [result.status for result in await asked] == ["duplicate"] * 2
+    intake.stop()
+    assert (stored(engine), intake.counts["failed"]) == (2, 0)

@@ -1,5 +1,7 @@
 import random
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 import pytest
@@ -222,6 +224,25 @@ def test_sixteen_clients_with_the_same_event_make_one_row(engine: Engine) -> Non
     for thread in threads:
         thread.join()
     assert sorted(statuses) == ["duplicate"] * 15 + ["stored"]
+
+
+def test_the_same_events_in_two_orders_at_once_wait_for_each_other_and_nothing_fails(
+    engine: Engine, until_waiting: Callable[[int], None]
+) -> None:
+    items = [logged(UUID(int=i), client_request_id=str(i)) for i in (1, 2, 3)]
+
+    def send(order: list[Inference]) -> list[tuple[UUID, str]]:
+        with engine.begin() as conn:
+            return [(result.id, result.status) for result in store_inferences(conn, order)]
+
+    with ThreadPoolExecutor(2) as pool:
+        with engine.begin() as conn:
+            store_inferences(conn, [items[1]])  # each of the two stores up to this one, then both go on
+            sent = [pool.submit(send, order) for order in (items, items[::-1])]
+            until_waiting(2)
+        found = [future.result() for future in sent]
+    assert [[key.int for key, _ in results] for results in found] == [[1, 2, 3], [3, 2, 1]]
+    assert sorted(status for results in found for _, status in results) == ["duplicate"] * 4 + ["stored"] * 2
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
