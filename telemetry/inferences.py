@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from operator import attrgetter
 from uuid import UUID
 
@@ -52,19 +52,24 @@ def store_inferences(conn: Connection, items: Sequence[Inference], *, apart: boo
     results: dict[int, StoreResult] = {}
     for by_router in (True, False):
         wanted = [(i, item) for i, item in enumerate(items) if (item.source == ROUTE_ROAD) == by_router]
-        first: dict[UUID, int] = {}
+        first: dict[UUID | tuple[str | None, str], int] = {}
         fresh = []
+        repeated = []
         for i, item in wanted:
-            if item.inference_id in first:
-                results[i] = _repeated(item, items[first[item.inference_id]])
-            else:
-                first[item.inference_id] = i
+            earlier = first.setdefault(item.inference_id, i)
+            if earlier == i and item.span_id is not None:
+                earlier = first.setdefault((item.trace_id, item.span_id), i)
+            if earlier == i:
                 fresh.append((i, item))
+            else:
+                repeated.append((i, earlier))
         if fresh:
             fresh.sort(key=_by_id)
             store = _store_or_bisect if apart else _store
             for (i, _), result in zip(fresh, store(conn, [item for _, item in fresh]), strict=True):
                 results[i] = result
+        for i, earlier in repeated:
+            results[i] = _repeated(items[i], items[earlier], results[earlier])
     return [results[i] for i in range(len(items))]
 
 
@@ -87,9 +92,12 @@ def _state(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or "22000"  # the driver refuses a NUL without asking the server
 
 
-def _repeated(item: Inference, earlier: Inference) -> StoreResult:
-    same = item.payload_sha256 == earlier.payload_sha256
-    return StoreResult(id=item.inference_id, status="duplicate" if same else "conflict")
+def _repeated(item: Inference, earlier: Inference, result: StoreResult) -> StoreResult:
+    """What becomes of an item whose id or span an ``earlier`` one of its batch has, which had this ``result``."""
+    if item.payload_sha256 == earlier.payload_sha256:
+        return replace(result, status="duplicate") if result.status == "stored" else result
+    anothers = item.inference_id != earlier.inference_id
+    return StoreResult(id=item.inference_id, status="conflict", message=_ANOTHERS_SPAN if anothers else "")
 
 
 def _store_or_bisect(conn: Connection, items: list[Inference]) -> list[StoreResult]:
@@ -106,10 +114,8 @@ def _store_or_bisect(conn: Connection, items: list[Inference]) -> list[StoreResu
 
 
 def _set_aside(conn: Connection, item: Inference, state: str) -> StoreResult:
-    if state == "23505":
-        return StoreResult(
-            id=item.inference_id, status="conflict", message="another inference has this trace_id and span_id"
-        )
+    if state == "23505":  # another transaction brought its span at the same moment
+        return _result(item, (), {}, {}, _known_spans(conn, [item]))
     raw = json.dumps(asdict(item), default=repr).encode()
     quarantine(conn, endpoint="inferences", reason_code=f"sqlstate_{state}", raw=raw)
     return StoreResult(id=item.inference_id, status="quarantined", message="the database refused a value")
@@ -124,19 +130,25 @@ def _store(conn: Connection, items: list[Inference]) -> list[StoreResult]:
     stored = [item for item in items if item.inference_id in joined]
     _store_parts(conn, stored)
     fit_segments(conn, [i.inference_id for i in stored if i.segment_outcomes or (by_router and joined[i.inference_id])])
-    known = _known_payloads(
-        conn, [i.inference_id for i in items if i.inference_id not in joined and i.inference_id not in wrong]
-    )
-    return [_result(item, joined, known, wrong) for item in items]
+    missed = [item for item in items if item.inference_id not in joined and item.inference_id not in wrong]
+    known = _known_payloads(conn, [item.inference_id for item in missed])
+    spans = _known_spans(conn, [item for item in missed if item.span_id and known.get(item.inference_id) is None])
+    return [_result(item, joined, known, wrong, spans) for item in items]
 
 
 def _result(
-    item: Inference, stored: Collection[UUID], known: Mapping[UUID, bytes | None], wrong: Mapping[UUID, str]
+    item: Inference,
+    stored: Collection[UUID],
+    known: Mapping[UUID, bytes | None],
+    wrong: Mapping[UUID, str],
+    spans: Mapping[UUID, StoreResult],
 ) -> StoreResult:
     if item.inference_id in stored:
         return StoreResult(id=item.inference_id, status="stored")
     if item.inference_id in wrong:
         return StoreResult(id=item.inference_id, status="conflict", message=wrong[item.inference_id])
+    if item.inference_id in spans:
+        return spans[item.inference_id]
     same = item.source == ROUTE_ROAD or known.get(item.inference_id) == item.payload_sha256
     return StoreResult(id=item.inference_id, status="duplicate" if same else "conflict")
 
@@ -146,6 +158,31 @@ def _known_payloads(conn: Connection, ids: list[UUID]) -> dict[UUID, bytes | Non
         return {}
     columns = (inference.c.inference_id, inference.c.payload_sha256)
     return {row[0]: row[1] for row in conn.execute(select(*columns).where(inference.c.inference_id.in_(ids)))}
+
+
+def _known_spans(conn: Connection, items: list[Inference]) -> dict[UUID, StoreResult]:
+    """What becomes of items whose span another row has, by their id: an event may have no other name than its span."""
+    if not items:
+        return {}
+    found = {}
+    traces, spans = [item.trace_id for item in items], [item.span_id for item in items]
+    rows = conn.execute(_SPANS, {"traces": traces, "spans": spans})
+    taken = {(row.trace_id, row.span_id): row for row in rows}
+    for item in items:
+        row = taken.get((item.trace_id, item.span_id))
+        if row is not None and row.payload_sha256 == item.payload_sha256:
+            found[item.inference_id] = StoreResult(id=row.inference_id, status="duplicate")
+        elif row is not None:
+            found[item.inference_id] = StoreResult(id=item.inference_id, status="conflict", message=_ANOTHERS_SPAN)
+    return found
+
+
+_ANOTHERS_SPAN = "another inference has this trace_id and span_id"
+_SPANS = text(
+    "select i.inference_id, i.trace_id, i.span_id, i.payload_sha256"
+    " from unnest(cast(:traces as text[]), cast(:spans as text[])) as t(trace_id, span_id)"
+    " join inference i on i.trace_id = t.trace_id and i.span_id = t.span_id"
+)
 
 
 def _merge(*, prefer_new: Iterable[str], prefer_old: Iterable[str], condition: str) -> str:
@@ -158,7 +195,7 @@ def _merge(*, prefer_new: Iterable[str], prefer_old: Iterable[str], condition: s
     )
 
 
-def _storing(merge: str) -> TextClause:
+def _storing(merge: str, *, where: str = "") -> TextClause:
     """One statement for rows, their payloads, and the feedback that waits for them under their own id.
 
     The end_user that came first is kept; another one becomes an alias of a kind that no target has, for erasing alone.
@@ -173,7 +210,7 @@ def _storing(merge: str) -> TextClause:
         tail=f"on conflict (inference_id) do update set {better}",
     )
     return text(
-        f"with r as materialized (select * from {recordset(columns)}),"  # noqa: S608  # names of our own tables
+        f"with r as materialized (select * from {recordset(columns)} {where}),"  # noqa: S608  # names of our own tables
         f" stored as ({insertion(inference, _COLUMNS, rows='r', tail=merge, expressions={'occurred_at': _OCCURRED})}),"
         f" paid as ({payloads}),"
         " also as (insert into inference_alias select 'end_user', r.end_user, inference_id"
@@ -198,7 +235,10 @@ _STORE_OUTCOMES = _storing(
         prefer_new=(*_IDS[:-1], *_OUTCOME, "client_sent_at", "payload_sha256"),
         prefer_old=("end_user", *_DECISION),
         condition="inference.payload_sha256 is null",
-    )
+    ),
+    # A span of another row is left out, not run into: that would end the transaction.
+    where="where r.span_id is null or not exists (select from inference i where i.trace_id = r.trace_id"
+    " and i.span_id = r.span_id and i.inference_id <> r.inference_id)",
 )
 
 

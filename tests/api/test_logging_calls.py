@@ -29,6 +29,17 @@ def test_the_same_event_again_is_answered_200_and_another_body_422(client: httpx
     assert client.get(f"/v1/inferences/{key}").json()["output_tokens"] == 5
 
 
+def test_an_event_that_only_its_span_names_is_one_row_and_answered_with_one_id(client: httpx.Client) -> None:
+    span = {"trace_id": str(uuid4()), "span_id": "1"}
+    answers = [log(client, **span) for _ in range(3)]
+    assert [(a.status_code, a.json()["status"]) for a in answers] == [(201, "stored")] + [(200, "duplicate")] * 2
+    assert len({a.json()["inference_id"] for a in answers}) == 1
+    batch = client.post("/v1/inferences:batch", json={"data": [{**EVENT, **span}, {**EVENT, **span, "cost": 1}]})
+    first, second = batch.json()["results"]
+    assert (first["status"], first["id"]) == (200, answers[0].json()["inference_id"])
+    assert (second["status"], second["message"]) == (422, "another inference has this trace_id and span_id")
+
+
 def test_decision_outcome_and_feedback_of_one_question_come_together(client: httpx.Client) -> None:
     decision = client.post("/v1/route", json={"query": "I forgot my password"}).json()
     key = decision["inference_id"]

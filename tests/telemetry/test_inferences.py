@@ -2,6 +2,8 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from uuid import UUID, uuid4
 
 import pytest
@@ -204,10 +206,72 @@ def test_an_id_too_long_for_an_index_harms_nobody_else(connection: Connection) -
     assert [r.status for r in results] == ["stored", "quarantined", "stored"]
 
 
-def test_two_inferences_with_one_span_conflict(connection: Connection) -> None:
-    first, second = (logged(trace_id="t", span_id="s") for _ in range(2))
-    assert [r.status for r in store_inferences(connection, [first])] == ["stored"]
-    assert [r.status for r in store_inferences(connection, [second, logged()])] == ["conflict", "stored"]
+def spanned(**changes: object) -> Inference:
+    """An event whose client gave it no id but that of its span."""
+    return logged(**{"trace_id": "t", "span_id": "s", **changes})
+
+
+ANOTHERS = "another inference has this trace_id and span_id"
+
+
+def test_two_inferences_with_one_span_conflict_without_an_error_of_the_database(connection: Connection) -> None:
+    first, second, other = spanned(), spanned(payload_sha256=b"two"), logged()
+    store = partial(store_inferences, connection, apart=False)
+    assert [r.status for r in store([first])] == ["stored"]
+    found = [(r.id, r.status, r.message) for r in store([second, other])]
+    assert found == [(second.inference_id, "conflict", ANOTHERS), (other.inference_id, "stored", "")]
+    (result,) = store([replace(second, inference_id=first.inference_id)])
+    assert (result.status, result.message) == ("conflict", "")
+
+
+def test_the_same_event_of_one_span_again_is_a_duplicate_and_answered_with_the_id_that_is_stored(
+    connection: Connection,
+) -> None:
+    store = partial(store_inferences, connection, apart=False)
+    events = [spanned(), logged(), spanned(), spanned(payload_sha256=b"two"), spanned(span_id="another")]
+    key = events[0].inference_id
+    for statuses in (
+        ["stored", "stored", "duplicate", "conflict", "stored"],
+        ["duplicate"] * 3 + ["conflict", "duplicate"],
+    ):
+        results = store(events)
+        assert [r.status for r in results] == statuses
+        assert [results[i].id for i in (0, 2)] == [key, key]
+        assert results[3].message == ANOTHERS
+        events = [replace(event, inference_id=new_id()) if event.trace_id else event for event in events]
+    assert counts(connection)["inferences"] == 3
+
+
+def test_a_decision_whose_outcome_has_the_span_of_another_inference_stays_without_it(connection: Connection) -> None:
+    key = new_id()
+    store_inferences(connection, [decided(key), spanned()])
+    (result,) = store_inferences(connection, [spanned(inference_id=key, payload_sha256=b"two")], apart=False)
+    assert (result.id, result.status, result.message) == (key, "conflict", ANOTHERS)
+    stored = read_inference(connection, key)
+    assert stored is not None
+    assert stored.inference["sources"] == ["route"]
+
+
+def test_sixteen_clients_with_one_span_make_one_row_and_get_one_id(engine: Engine) -> None:
+    start = threading.Barrier(16)
+
+    def send(_: int) -> tuple[str, UUID]:
+        start.wait()
+        with engine.begin() as conn:
+            (result,) = store_inferences(conn, [spanned()])
+        return result.status, result.id
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(send, range(16)))
+    assert sorted(status for status, _ in found) == ["duplicate"] * 15 + ["stored"]
+    assert len({key for _, key in found}) == 1
+
+
+def test_what_is_refused_is_not_taken_for_stored_when_its_batch_has_it_twice(connection: Connection) -> None:
+    item = logged()
+    other = replace(item, payload_sha256=b"two")
+    store_inferences(connection, [item])
+    assert [r.status for r in store_inferences(connection, [other, other])] == ["conflict", "conflict"]
 
 
 def test_sixteen_clients_with_the_same_event_make_one_row(engine: Engine) -> None:
