@@ -22,6 +22,7 @@ from telemetry.postgres_binaries import ServerUser, find_binaries, runnable_bina
 
 DATABASE = "trimtab"
 START_RETRY_S = 20.0
+LOG_BYTES = 10_000_000
 _DYING_SECONDS = 5.0
 _SETTINGS = {
     "listen_addresses": "",
@@ -32,6 +33,9 @@ _SETTINGS = {
     "unix_socket_permissions": "0700",
     "log_timezone": "UTC",
     "timezone": "UTC",
+    # What an error is about may be what a person wrote, and nobody can erase it from a log.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
 }
 
 
@@ -84,11 +88,12 @@ class EmbeddedPostgres:
                 self._process.returncode = 0  # others use it: it is not ours to wait for, and Popen would complain
 
     def restart_if_dead(self) -> bool:
-        """Bring the server back if it died (it was killed, say). Returns whether it had to be started."""
+        """Bring the server back if it died (it was killed, say), and bound its log. Returns whether it was started."""
         if self._process is not None:
             self._process.poll()  # reaps it
         with _locked(self._place.state):  # held until it answers, so that no other process starts a second one
             if server_pid(self._place.data) is not None:
+                _bound(self._place.log)
                 return False
             if self._process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -243,7 +248,8 @@ def _launch(place: _Place) -> subprocess.Popen[bytes]:
         for name in (place.data / "postmaster.pid", place.socket / ".s.PGSQL.5432.lock"):
             _forget_recycled_pid(name)
     settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
-    with place.log.open("ab") as log:
+    _bound(place.log)
+    with open(place.log, "ab", opener=_for_us_only) as log:
         process: subprocess.Popen[bytes] = subprocess.Popen(
             [place.binaries / "postgres", "-D", str(place.data), "-k", str(place.socket), *settings],
             stdin=subprocess.DEVNULL,
@@ -255,6 +261,29 @@ def _launch(place: _Place) -> subprocess.Popen[bytes]:
             **place.user.popen_arguments(),  # type: ignore[call-overload]
         )
     return process
+
+
+def _for_us_only(path: str, flags: int) -> int:
+    """Open a file for its owner only, also one that was made for all."""
+    file = os.open(path, flags, 0o600)
+    os.fchmod(file, 0o600)
+    return file
+
+
+def _bound(log: Path) -> None:
+    """Empty a log that has become long and keep its newest part beside it; the server writes on at the end.
+
+    On a full disk nothing can be kept, and a log that stays long would be worse than none.
+    """
+    with contextlib.suppress(OSError):
+        if log.stat().st_size <= LOG_BYTES:
+            return
+        with log.open("r+b") as long, open(f"{log}.1", "wb", opener=_for_us_only) as kept:
+            long.seek(-LOG_BYTES, os.SEEK_END)
+            try:
+                shutil.copyfileobj(long, kept)
+            finally:
+                long.truncate(0)
 
 
 def _forget_recycled_pid(file: Path) -> None:

@@ -331,6 +331,64 @@ def test_a_process_without_file_descriptors_never_takes_a_server_that_runs_for_a
     assert rows(server.url) is not None
 
 
+def log_of(home):
+    return data_of(home).with_name("postgres.log")
+
+
+def refuse(url, value):
+    """Let the server refuse a row with this value."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("create table if not exists once (value text unique)")
+        for _ in range(2):
+            statement = f"insert into once values ('{value}')"  # values stand in statements of other programs
+            try:
+                connection.execute(statement)
+            except psycopg.errors.UniqueViolation:
+                return
+
+
+def test_the_servers_log_keeps_no_values_and_only_its_owner_reads_it(home):
+    log = log_of(home)
+    log.chmod(0o644)  # as earlier releases made it
+    server = start(home)
+    refuse(server.url, "canary")
+    server.stop()
+    assert "violates unique constraint" in log.read_text()
+    assert "canary" not in log.read_text()
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    log.unlink()
+    start(home).stop()
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+def test_the_servers_log_is_bounded_while_it_runs_and_when_it_starts(home, monkeypatch):
+    monkeypatch.setattr(embedded_postgres, "LOG_BYTES", 1_000)
+    log, kept = log_of(home), log_of(home).with_name("postgres.log.1")
+    log.write_text("long ago\n" * 10_000 + "just now\n")
+    server = start(home)
+    assert (kept.stat().st_size, kept.read_text()[-9:]) == (1_000, "just now\n")
+    while log.stat().st_size <= 1_000:
+        refuse(server.url, "x")
+    assert not server.restart_if_dead()
+    assert (log.stat().st_size, kept.stat().st_size) == (0, 1_000)
+    assert "violates unique constraint" in kept.read_text()
+    refuse(server.url, "x")
+    server.stop()
+    assert "violates unique constraint" in log.read_text().splitlines()[0]
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+def test_why_it_does_not_start_is_said_in_the_servers_own_words(home, monkeypatch):
+    monkeypatch.setattr(embedded_postgres, "START_RETRY_S", 0.5)
+    data_of(home).chmod(0o755)
+    try:
+        with pytest.raises(PostgresFailed, match=r"did not start: .*FATAL: .* has invalid permissions \(see .*log\)"):
+            start(home)
+    finally:
+        data_of(home).chmod(0o700)
+    start(home).stop()
+
+
 def test_the_lock_files_of_a_server_that_runs_are_never_taken_for_those_of_a_dead_one(home):
     server = start(home)
     pid = status(home)[0]
