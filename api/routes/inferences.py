@@ -1,6 +1,7 @@
 """Log and read what happened: /v1/inferences, /v1/inferences:batch, /v1/dead-letters."""
 
 import json
+import math
 from functools import lru_cache
 from typing import Annotated, Any
 from uuid import UUID
@@ -94,7 +95,7 @@ def _batch(most: int) -> type[Strict]:
 
 def _items(raw: bytes, *, most: int) -> list[Any]:
     try:
-        body = json.loads(raw)
+        body = json.loads(raw.decode(), parse_int=_whole)  # of bytes it would guess the encoding
     except (ValueError, RecursionError):
         raise ApiError(422, "invalid_json", "The body is not valid JSON.") from None
     items = body.get("data") if isinstance(body, dict) and set(body) == {"data"} else None
@@ -103,6 +104,14 @@ def _items(raw: bytes, *, most: int) -> list[Any]:
     if len(items) > most:
         raise ApiError(413, "too_large", f"A batch has at most {most:,} inferences; send several.")
     return items
+
+
+def _whole(digits: str) -> int | float:
+    """The number; infinite, which no field takes, where it is longer than Python reads, so that its item is refused."""
+    try:
+        return int(digits)
+    except ValueError:
+        return math.inf
 
 
 def _parse(state: ServerState, item: Any) -> Inference | ValidationError:
