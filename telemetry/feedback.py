@@ -109,7 +109,7 @@ def _revise(conn: Connection, item: Feedback) -> StoreResult:
     newest = select(feedback).where(feedback.c.feedback_id == item.feedback_id).order_by(feedback.c.revision.desc())
     last = conn.execute(newest.limit(1)).mappings().one()
     target: _Resolved = (last["inference_id"], last["resolution"])
-    if last["payload_sha256"] == item.payload_sha256 and last["op"] == item.op:
+    if _says_the_same(item, last):
         return StoreResult(
             id=item.feedback_id, status="duplicate", resolution=target[1], revision=int(last["revision"])
         )
@@ -124,10 +124,16 @@ def _revise(conn: Connection, item: Feedback) -> StoreResult:
     return StoreResult(id=item.feedback_id, status="stored", resolution=target[1], revision=revision)
 
 
+def _says_the_same(item: Feedback, row: RowMapping) -> bool:
+    """Whether a revision would change nothing of what stands there; a withdrawal says nothing, so it has no value."""
+    place = item.segment_index is None or item.segment_index == row["segment_index"]
+    return place and all(getattr(item, name) == row[name] for name in ("value", "correction", "comment"))
+
+
 def is_stored(conn: Connection, item: Feedback) -> bool:
     """Tell whether just this was stored before, as the first or the newest revision: it is sent again then."""
     rows = read_feedback(conn, item.feedback_id)
-    return bool(rows) and item.payload_sha256 in (rows[0]["payload_sha256"], rows[-1]["payload_sha256"])
+    return bool(rows) and (item.payload_sha256 == rows[0]["payload_sha256"] or _says_the_same(item, rows[-1]))
 
 
 def resolve_targets(conn: Connection, targets: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], _Resolved]:

@@ -91,6 +91,19 @@ def test_with_the_token_of_a_decision_a_browser_votes_changes_its_mind_and_withd
     assert {row.submitter for row in found} == {asker}
 
 
+def test_a_vote_by_token_that_says_the_same_again_is_the_one_that_stands(gateway, decided, engine):
+    decision = decided()
+    vote = {"inference_id": decision["inference_id"], "value": "down", "correction": "billing"}
+    with browser(gateway, decision["feedback_token"]) as page:
+        first, *again = [page.post("/v1/feedback", json=vote) for _ in range(3)]
+        assert first.status_code in (201, 202)
+        again.append(page.put(f"/v1/feedback/{first.json()['feedback_id']}", json={"correction": "billing"}))
+        assert {(a.status_code, a.json()["status"], a.json()["revision"]) for a in again} == {(200, "duplicate", 1)}
+        assert page.post("/v1/feedback", json={**vote, "comment": "a parcel"}).json()["revision"] == 2
+        assert page.post("/v1/feedback", json=vote).json()["revision"] == 3
+    assert len(revisions(engine, decision["inference_id"])) == 3
+
+
 def test_a_token_opens_nothing_but_the_feedback_of_its_own_inference(gateway, decided):
     mine, other = decided(), decided()
     judged = {"inference_id": other["inference_id"], "value": "up"}
