@@ -8,6 +8,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from api import lanes
 from telemetry.database import create_engine
 from tests.api.test_keys import refusal
 
@@ -53,7 +54,8 @@ def test_readers_who_wait_hold_up_neither_health_nor_writing_nor_deciding(client
     assert client.get("/v1/failures").status_code == 200
 
 
-def test_eight_who_read_a_thousand_rows_again_and_again_are_not_refused(client):
+def test_eight_who_read_a_thousand_rows_again_and_again_are_not_refused(client, monkeypatch):
+    monkeypatch.setattr(lanes, "TURN_SECONDS", 3.5)  # a third of a second does here; machines differ
     for _ in range(2):
         batch = {"data": [{"query": "x", "session_id": "eight"}] * 500}
         assert client.post("/v1/inferences:batch", json=batch).status_code == 200
