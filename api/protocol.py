@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from api.errors import Overloaded, TooMuchAtOnce, problem
 from api.refuser_process import MOST_READ_PAST, PATHS, PLAIN_WRITE
 from api.shedding import Door, Visit, visit_of
-from api.unfinished import cut_short
+from api.unfinished import LITTLE, cut_short
 
 DOOR = "door"  # under this name the lifespan hands the door to the connections
 _PATHS = tuple(path.encode("ascii") for path in PATHS)
@@ -58,7 +58,7 @@ class SheddingProtocol(HttpToolsProtocol):
         """Somebody has connected."""
         super().connection_made(transport)
         self._file: int = transport.get_extra_info("socket").fileno()
-        self._owe()
+        self._owe(0)
         if self._door.refuser is not None:
             self._door.stand_among(self.connections)
             self._door.refuser.start(keep_alive=self.timeout_keep_alive)
@@ -72,8 +72,10 @@ class SheddingProtocol(HttpToolsProtocol):
         """Refuse what came, where it is one plain write and nothing else; parse it otherwise."""
         if not (self._between and self._door.closed and self._refused_unparsed(data)):
             super().data_received(data)
-            if not self._between or self._free():
+            if not self._between:
                 self._owe(len(data))
+            elif self._free() and self.timeout_keep_alive_task is None:  # a blank line stopped that clock
+                self._owe(0)
         if self._goes:
             self._hand_over()
 
@@ -82,12 +84,15 @@ class SheddingProtocol(HttpToolsProtocol):
         self._owe_nothing()
         super().connection_lost(exc)
 
-    def _owe(self, size: int = 0) -> None:
+    def _owe(self, size: int) -> None:
         """Take down that a request has to come, or the rest of one, of which so many bytes came just now."""
-        if (self._between and self.timeout_keep_alive_task is not None) or self.transport.is_closing():
-            return
-        self._owes = True
-        self._door.unfinished.owe(self, 0 if self._refused or self._answered_already() else size)
+        if not self._owes:
+            self._owes = True
+            self._door.unfinished.owe(self, now=self.loop.time())
+            if size < LITTLE:
+                return
+        if size and not self._refused and not self._answered_already():
+            self._door.unfinished.hold(self, size)
 
     def _answered_already(self) -> bool:
         """Whether the request that comes was answered before its end, so that nothing of it is kept."""

@@ -17,6 +17,8 @@ MOST_BYTES = 64_000_000
 _MOST_AT_ONCE, _PAUSE_S = 200, 0.1
 # So much may still be held once room was made.
 _FULL = 7 / 8
+# Less than this of a request is not counted while no more of it comes: clients often send the head by itself.
+LITTLE = 4_096
 _WHY = "trimtab.cut_short"
 
 
@@ -40,17 +42,15 @@ class Unfinished:
         self._held: dict[Sender, int] = {}
         self._looking = False
 
-    def owe(self, sender: Sender, size: int = 0) -> None:
-        """From now on it owes, if it did not before; so many bytes more of its request are held.
+    def owe(self, sender: Sender, *, now: float) -> None:
+        """From now on, by the event loop's clock, it owes."""
+        self._since[sender] = now
+        if not self._looking:
+            self._looking = True
+            self._look_in(self.patience_s)
 
-        Where all hold too much together, those who hold most are refused.
-        """
-        if sender not in self._since:
-            self._since[sender] = asyncio.get_running_loop().time()
-            if not self._looking:
-                self._look_again(self.patience_s)
-        if not size:
-            return
+    def hold(self, sender: Sender, size: int) -> None:
+        """So many bytes more are held of it, who owes; where that is too much, those who hold most are refused."""
         self._held[sender] = self._held.get(sender, 0) + size
         self.bytes += size
         if self.bytes > self.most_bytes:
@@ -68,8 +68,7 @@ class Unfinished:
                 return
             sender.hang_up(TooMuchAtOnce)
 
-    def _look_again(self, seconds: float) -> None:
-        self._looking = True
+    def _look_in(self, seconds: float) -> None:
         asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
@@ -78,9 +77,8 @@ class Unfinished:
         late = takewhile(lambda sender: self._since[sender] <= before, self._since)
         for sender in list(islice(late, _MOST_AT_ONCE)):
             sender.hang_up(TooSlow)
-        self._looking = False
-        if self._since:
-            self._look_again(max(_PAUSE_S, next(iter(self._since.values())) - before))
+        first = next(iter(self._since.values()), before + self.patience_s)
+        self._look_in(max(_PAUSE_S, first - before))
 
 
 def cut_short(scope: Scope, why: type[Exception]) -> None:
