@@ -2,11 +2,10 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
-from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
@@ -59,9 +58,7 @@ def _repeat(engine: Engine, work: Callable[[Connection], Counter[str]]) -> Count
     return counts
 
 
-def _walk(
-    engine: Engine, find: Callable[..., Found], blank: Callable[[Connection, Sequence[UUID]], Counter[str]]
-) -> Counter[str]:
+def _walk(engine: Engine, find: Callable[..., Found], blank: Callable[..., Counter[str]]) -> Counter[str]:
     """Go through what is old once; what somebody holds is passed, and found again by the next prune."""
     counts: Counter[str] = Counter()
     after: Place | None = START

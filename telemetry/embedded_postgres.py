@@ -19,10 +19,10 @@ from urllib.parse import quote
 import psycopg
 
 from telemetry.postgres_binaries import ServerUser, find_binaries, runnable_binaries, socket_folder, state_folder
+from telemetry.postgres_log import bound_log, last_line, open_log
 
 DATABASE = "trimtab"
 START_RETRY_S = 20.0
-LOG_BYTES = 10_000_000
 _DYING_SECONDS = 5.0
 _SETTINGS = {
     "listen_addresses": "",
@@ -93,7 +93,7 @@ class EmbeddedPostgres:
             self._process.poll()  # reaps it
         with _locked(self._place.state):  # held until it answers, so that no other process starts a second one
             if server_pid(self._place.data) is not None:
-                _bound(self._place.log)
+                bound_log(self._place.log)
                 return False
             if self._process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -203,7 +203,7 @@ def _initialise(place: _Place) -> None:
         *("-D", str(fresh), "-U", "trimtab", "-E", "UTF8", "--locale=C", "--auth=trust", "--data-checksums"),
     )
     if made.returncode:
-        raise PostgresFailed(f"The embedded Postgres could not make its data folder: {_last_line(made.stderr)}")
+        raise PostgresFailed(f"The embedded Postgres could not make its data folder: {last_line(made.stderr)}")
     fresh.rename(place.data)
 
 
@@ -248,8 +248,7 @@ def _launch(place: _Place) -> subprocess.Popen[bytes]:
         for name in (place.data / "postmaster.pid", place.socket / ".s.PGSQL.5432.lock"):
             _forget_recycled_pid(name)
     settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
-    _bound(place.log)
-    with open(place.log, "ab", opener=_for_us_only) as log:
+    with open_log(place.log) as log:
         process: subprocess.Popen[bytes] = subprocess.Popen(
             [place.binaries / "postgres", "-D", str(place.data), "-k", str(place.socket), *settings],
             stdin=subprocess.DEVNULL,
@@ -261,29 +260,6 @@ def _launch(place: _Place) -> subprocess.Popen[bytes]:
             **place.user.popen_arguments(),  # type: ignore[call-overload]
         )
     return process
-
-
-def _for_us_only(path: str, flags: int) -> int:
-    """Open a file for its owner only, also one that was made for all."""
-    file = os.open(path, flags, 0o600)
-    os.fchmod(file, 0o600)
-    return file
-
-
-def _bound(log: Path) -> None:
-    """Empty a log that has become long and keep its newest part beside it; the server writes on at the end.
-
-    On a full disk nothing can be kept, and a log that stays long would be worse than none.
-    """
-    with contextlib.suppress(OSError):
-        if log.stat().st_size <= LOG_BYTES:
-            return
-        with log.open("r+b") as long, open(f"{log}.1", "wb", opener=_for_us_only) as kept:
-            long.seek(-LOG_BYTES, os.SEEK_END)
-            try:
-                shutil.copyfileobj(long, kept)
-            finally:
-                long.truncate(0)
 
 
 def _forget_recycled_pid(file: Path) -> None:
@@ -325,7 +301,7 @@ def _wait_until_ready(place: _Place, process: subprocess.Popen[bytes] | None) ->
 
 def _why_not_ready(place: _Place, process: subprocess.Popen[bytes] | None, *, dead: bool) -> str:
     if dead:
-        return f"The embedded Postgres did not start: {_last_line(place.log.read_bytes())} (see {place.log})"
+        return f"The embedded Postgres did not start: {last_line(place.log.read_bytes())} (see {place.log})"
     pid = server_pid(place.data) if process is None else process.pid
     return f"The embedded Postgres runs but does not answer; end it with kill -9 {pid}, then start again."
 
@@ -334,11 +310,6 @@ def _create_database(place: _Place) -> None:
     with psycopg.connect(place.url("postgres"), autocommit=True) as connection:
         if not connection.execute("select 1 from pg_database where datname = %s", (DATABASE,)).fetchone():
             connection.execute(f"create database {DATABASE}")
-
-
-def _last_line(output: bytes) -> str:
-    lines = output.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
 
 
 def _started_at(pid: int) -> str | None:

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import psycopg
 import pytest
 
-from telemetry import embedded_postgres, postgres_binaries
+from telemetry import embedded_postgres, postgres_binaries, postgres_log
 from telemetry.embedded_postgres import PostgresFailed, WrongDataFolder, server_pid, start, status
 from telemetry.postgres_binaries import (
     ServerUser,
@@ -362,7 +362,7 @@ def test_the_servers_log_keeps_no_values_and_only_its_owner_reads_it(home):
 
 
 def test_the_servers_log_is_bounded_while_it_runs_and_when_it_starts(home, monkeypatch):
-    monkeypatch.setattr(embedded_postgres, "LOG_BYTES", 1_000)
+    monkeypatch.setattr(postgres_log, "LOG_BYTES", 1_000)
     log, kept = log_of(home), log_of(home).with_name("postgres.log.1")
     log.write_text("long ago\n" * 10_000 + "just now\n")
     server = start(home)
