@@ -107,6 +107,7 @@ async def _start(settings: Settings, database_url: str, counting: Path | None) -
         pool_size=FLUSHERS + _READERS + _CHANGERS,
         statement_timeout_ms=STATEMENT_TIMEOUT_MS,
         idle_timeout_ms=IDLE_TIMEOUT_MS,
+        seq_scans=False,
     )
     watch = RouterWatch(
         database_url,

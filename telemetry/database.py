@@ -50,8 +50,9 @@ def parse_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
-def _connect_arguments(*, statement_timeout_ms: int, idle_timeout_ms: int) -> dict[str, str | int]:
+def _connect_arguments(*, statement_timeout_ms: int, idle_timeout_ms: int, seq_scans: bool) -> dict[str, str | int]:
     settings = {
+        "enable_seqscan": "on" if seq_scans else "off",
         "statement_timeout": statement_timeout_ms,
         "idle_in_transaction_session_timeout": idle_timeout_ms,
         "synchronous_commit": "on",
@@ -89,6 +90,7 @@ def create_engine(
     pool_size: int = 5,
     statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
     idle_timeout_ms: int = IDLE_TIMEOUT_MS,
+    seq_scans: bool = True,
 ) -> Engine:
     """Return a sync engine. A connection that cannot be had within two seconds is an error, never a wait.
 
@@ -97,6 +99,8 @@ def create_engine(
         pool_size: connections at most.
         statement_timeout_ms: after which the server ends a statement; 0 for never.
         idle_timeout_ms: after which the server ends a transaction whose client says nothing; 0 for never.
+        seq_scans: False for what always goes by an index. A prepared statement's plan that was made while a table was
+            tiny would read all of it for each row, until the table is analysed anew.
     """
     engine = _create_engine(
         parse_url(url),
@@ -104,7 +108,9 @@ def create_engine(
         max_overflow=0,
         pool_timeout=CONNECT_TIMEOUT_S,
         hide_parameters=True,  # an error's text is kept and logged, and values may be what users wrote
-        connect_args=_connect_arguments(statement_timeout_ms=statement_timeout_ms, idle_timeout_ms=idle_timeout_ms),
+        connect_args=_connect_arguments(
+            statement_timeout_ms=statement_timeout_ms, idle_timeout_ms=idle_timeout_ms, seq_scans=seq_scans
+        ),
     )
 
     def connect(_dialect: object, _record: object, arguments: list[Any], named: dict[str, Any]) -> psycopg.Connection:

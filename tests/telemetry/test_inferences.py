@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, func, select, text
 
+from telemetry.database import create_engine
 from telemetry.dead_letters import counts, list_dead_letters, quarantine
 from telemetry.feedback import store_feedback
 from telemetry.ids import new_id
@@ -356,3 +357,34 @@ def test_feedback_before_its_inference_waits_and_is_resolved_by_any_alias(connec
     assert stored is not None
     assert {f["value"] for f in stored.feedback} == {"up", "down"}
     assert {f["resolution"] for f in stored.feedback} == {"resolved"}
+
+
+def test_plans_made_while_a_table_was_tiny_do_not_read_all_of_it_for_each_row_when_it_has_grown(
+    database_url: str,
+) -> None:
+    serving = create_engine(database_url, pool_size=1, seq_scans=False)  # as a server's process has it
+
+    def store(number: int) -> None:
+        with serving.begin() as conn:
+            results = store_inferences(conn, [spanned(trace_id=str(uuid4())) for _ in range(number)])
+        assert {result.status for result in results} == {"stored"}
+
+    def scans() -> int:
+        with serving.connect() as conn:
+            conn.execute(text("select pg_stat_force_next_flush()"))
+        with serving.connect() as conn:
+            return conn.execute(
+                text(
+                    "select sum(seq_scan) from pg_stat_user_tables where relname in ('inference', 'inference_payload')"
+                )
+            ).scalar_one()
+
+    store(60)
+    with serving.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.execute(text("analyze"))
+    for _ in range(8):  # psycopg prepares, and Postgres settles on one plan
+        store(1)
+    before = scans()
+    store(300)
+    assert scans() == before
+    serving.dispose()
