@@ -45,15 +45,17 @@ class Lane:
         given_up = threading.Event()
 
         def run() -> Result:
+            if given_up.is_set():  # its thread could not be started, and another one found it in the queue
+                raise DatabaseBusy(DatabaseBusy.__doc__)
             with self._engine.begin() as connection:
                 result = query(connection)
                 if given_up.is_set():
                     raise DatabaseUnavailable(DatabaseUnavailable.__doc__)
                 return result
 
-        job = self._begin(run)
-        answer = asyncio.wrap_future(job)
         try:
+            job = self._begin(run)
+            answer = asyncio.wrap_future(job)
             async with asyncio.timeout(ANSWER_SECONDS):
                 await asyncio.wait((answer,), timeout=TURN_SECONDS)
                 if job.cancel():

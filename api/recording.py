@@ -26,15 +26,20 @@ from telemetry.records import (
     TargetKind,
 )
 
-# Addresses, then cards, accounts, telephones: six digits with one sign at most between two, or nine with up to three.
+# Addresses: a dot in the host, in any script, or a plain name as "localhost", or every mention and "react@18" would go.
+_AT = r"[@\x{ff20}]"
+_DOT = r"[.\x{3002}\x{ff0e}\x{ff61}]"
+_HOST = r"[\p{L}\p{M}\p{Nd}_-]+"
+_ADDRESS = re2.compile(
+    rf"[\p{{L}}\p{{M}}\p{{Nd}}.!#$%&'*+/=?^_`|~-]+{_AT}(?:{_HOST}(?:{_DOT}{_HOST})+|[a-zA-Z][a-zA-Z0-9-]+)"
+)
+# Then cards, accounts, telephones, in one line: six digits with one sign at most between two, or nine with up to three.
 # Nine, since eight so far apart are ordinary: "2019 - 2021", "12.99 - 15.99", "from 10.30 - 12.45". Digits, dashes and
 # blanks of any script, as wide ones too; signs that are not seen come along with numbers that are copied.
-_SIGN = r"[\s\p{Z}\p{Pd}\p{Cf}./()\x{b7}\x{2212}\x{ff08}\x{ff09}\x{ff0e}\x{ff0f}]"
-_AT = r"@\x{ff20}"
-_PERSONAL = re2.compile(
-    rf"[^\s\p{{Z}}{_AT}]+[{_AT}][^\s\p{{Z}}{_AT}]+"
-    rf"|[+\x{{ff0b}}]?\p{{Nd}}(?:(?:{_SIGN}{{0,3}}\p{{Nd}}){{8,}}|(?:{_SIGN}?\p{{Nd}}){{5,}})"
-)
+_SIGN = r"[ \t\p{Zs}\p{Pd}\p{Cf}./()\x{b7}\x{2212}\x{ff08}\x{ff09}\x{ff0e}\x{ff0f}]"
+_NUMBER = re2.compile(rf"[+\x{{ff0b}}]?\p{{Nd}}(?:(?:{_SIGN}{{0,3}}\p{{Nd}}){{8,}}|(?:{_SIGN}?\p{{Nd}}){{5,}})")
+# One after the other: as one expression each number would look for an address up to the end of its word.
+_PERSONAL = (_ADDRESS, _NUMBER)
 _BLANK = "[redacted]"
 _TARGETS: tuple[TargetKind, ...] = ("inference_id", "client_request_id", "response_id", "external_call_id")
 Span = tuple[int | None, int | None]
@@ -55,7 +60,10 @@ class Recording:
         """Return the text as it is kept."""
         if value is None or self.store_text == "none":
             return None
-        return value if self.store_text == "full" else str(_PERSONAL.sub(_BLANK, value))
+        if self.store_text == "redacted":
+            for pattern in _PERSONAL:
+                value = str(pattern.sub(_BLANK, value))
+        return value
 
     def spans(self, query: str | None, spans: Sequence[Span]) -> list[Span]:
         """Return where ``spans`` of the query lie in the text that is kept of it; nowhere, where it is not at hand.
@@ -66,8 +74,11 @@ class Recording:
             return list(spans)
         if query is None:
             return [(None, None)] * len(spans)
-        blanked = [match.span() for match in _PERSONAL.finditer(query)]
-        return [(_moved(start, blanked, 0), _moved(end, blanked, len(_BLANK))) for start, end in spans]
+        for pattern in _PERSONAL:
+            blanked = [match.span() for match in pattern.finditer(query)]
+            spans = [(_moved(start, blanked, 0), _moved(end, blanked, len(_BLANK))) for start, end in spans]
+            query = str(pattern.sub(_BLANK, query))
+        return list(spans)
 
     def decision(
         self, decision: Decision, *, session_id: str | None, end_user: str | None, client_request_id: str | None

@@ -1,6 +1,5 @@
 """The server's processes: database, first version, uvicorn workers, supervision, the nightly run."""
 
-import asyncio
 import errno
 import gc
 import multiprocessing
@@ -15,18 +14,17 @@ import time as clock
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, time
-from types import FrameType
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.exc import SQLAlchemyError
-from uvicorn.supervisors import Multiprocess
 
 from api.app import create_app
 from api.cli.serving import run_prepare
 from api.cli.session import say
 from api.database import OpenDatabase, open_database
+from api.draining import DrainingWorkers, drain_when_stopped
 from api.logging_setup import configure_logging
 from api.metrics import FOLDER_VARIABLE, counting_together, metrics_folder
 from api.protocol import SheddingProtocol
@@ -178,7 +176,7 @@ def _serve(settings: Settings, listening: socket.socket, url: str, *, workers: i
             with counting_together(settings.home_folder) as folder:
                 os.environ.update(settings.child_environment(database_url=url))  # the workers read it
                 os.environ[FOLDER_VARIABLE] = str(folder)
-                _Workers(config, sockets=[listening]).run()
+                DrainingWorkers(config, sockets=[listening]).run()
         else:
             server.run(sockets=[listening])
             return 0 if server.started else 1
@@ -197,49 +195,7 @@ def worker_app() -> FastAPI:
 def _begin(state: ServerState) -> None:
     """Be ready to serve for long, and to stop in order."""
     settle()
-    _drain_when_stopped(state)
-
-
-def _drain_when_stopped(state: ServerState) -> None:
-    """Have SIGTERM take this process out of readiness first; it ends ``drain_seconds`` later.
-
-    Ctrl-C and a second SIGTERM do not wait. Is called once uvicorn hears signals, which it does in its own way.
-    """
-    stop = signal.getsignal(signal.SIGTERM)
-    assert callable(stop)  # noqa: S101  # uvicorn's
-    loop = asyncio.get_running_loop()
-
-    def drain(number: int, frame: FrameType | None) -> None:
-        state.draining = True
-        signal.signal(signal.SIGTERM, stop)
-        if state.settings.drain_seconds:
-            loop.call_soon_threadsafe(loop.call_later, state.settings.drain_seconds, stop, number, frame)
-        else:
-            stop(number, frame)
-
-    signal.signal(signal.SIGTERM, drain)
-
-
-class _Workers(Multiprocess):
-    """The worker processes. While they drain, Ctrl-C and a second SIGTERM are passed on, as their second signal."""
-
-    def handle_int(self) -> None:
-        """Ctrl-C: nobody waits."""
-        super().handle_int()
-        self.signal_queue.append(signal.SIGINT)
-
-    def handle_term(self) -> None:
-        """The first SIGTERM is passed on by uvicorn; another one stays in the queue."""
-        if self.should_exit.is_set():
-            self.signal_queue.append(signal.SIGTERM)
-        super().handle_term()
-
-    def join_all(self) -> None:
-        """Wait until all have ended."""
-        while any(process.process.is_alive() for process in self.processes):
-            clock.sleep(_WATCH_SECONDS)
-            if {signal.SIGINT, signal.SIGTERM} & set(self.signal_queue):
-                self.terminate_all()
+    drain_when_stopped(state)
 
 
 def settle() -> None:

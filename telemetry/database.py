@@ -53,6 +53,7 @@ def parse_url(url: str) -> URL:
 def _connect_arguments(*, statement_timeout_ms: int, idle_timeout_ms: int, seq_scans: bool) -> dict[str, str | int]:
     settings = {
         "enable_seqscan": "on" if seq_scans else "off",
+        "jit": "on" if seq_scans else "off",  # what has no index would seem dear enough to be compiled
         "statement_timeout": statement_timeout_ms,
         "idle_in_transaction_session_timeout": idle_timeout_ms,
         "synchronous_commit": "on",

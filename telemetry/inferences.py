@@ -33,6 +33,8 @@ _PAYLOAD_COLUMNS = ("inference_id", "query", "answer", "embedding", "encoder", "
 # occurred = created + received - sent: what the client's clock is off by is taken out.
 _OCCURRED = "coalesce(r.occurred_at + (clock_timestamp() - r.client_sent_at), r.occurred_at, clock_timestamp())"
 _BAD_DATA = ("22", "23", "54")  # SQLSTATE classes: data exception, integrity constraint violation, limit exceeded
+# What its batch has before an item may be refused itself; so often what comes behind it is tried after all.
+_MOST_ROUNDS = 5
 _RACES = ("40P01", "40001")  # SQLSTATE: deadlock detected, serialization failure
 
 
@@ -52,25 +54,38 @@ def store_inferences(conn: Connection, items: Sequence[Inference], *, apart: boo
     results: dict[int, StoreResult] = {}
     for by_router in (True, False):
         wanted = [(i, item) for i, item in enumerate(items) if (item.source == ROUTE_ROAD) == by_router]
-        first: dict[UUID | tuple[str | None, str], int] = {}
-        fresh = []
-        repeated = []
-        for i, item in wanted:
-            earlier = first.setdefault(item.inference_id, i)
-            if earlier == i and item.span_id is not None:
-                earlier = first.setdefault((item.trace_id, item.span_id), i)
-            if earlier == i:
-                fresh.append((i, item))
-            else:
-                repeated.append((i, earlier))
-        if fresh:
-            fresh.sort(key=_by_id)
-            store = _store_or_bisect if apart else _store
-            for (i, _), result in zip(fresh, store(conn, [item for _, item in fresh]), strict=True):
-                results[i] = result
-        for i, earlier in repeated:
-            results[i] = _repeated(items[i], items[earlier], results[earlier])
+        rounds = _MOST_ROUNDS
+        while wanted:
+            rounds -= 1
+            repeated = _store_first(conn, wanted, results, apart=apart)
+            wanted = []
+            for i, earlier in repeated:
+                if rounds and _is_in_nobodys_way(items[i], items[earlier], results[earlier]):
+                    wanted.append((i, items[i]))
+                else:
+                    results[i] = _repeated(items[i], items[earlier], results[earlier])
     return [results[i] for i in range(len(items))]
+
+
+def _store_first(
+    conn: Connection, wanted: Sequence[tuple[int, Inference]], results: dict[int, StoreResult], *, apart: bool
+) -> list[tuple[int, int]]:
+    """Store the first of each id and span; return the places of the others, each with that of the one before it."""
+    first: dict[UUID | tuple[str | None, str], int] = {}
+    fresh, repeated = [], []
+    for i, item in wanted:
+        earlier = first.setdefault(item.inference_id, i)
+        if earlier == i and item.span_id is not None:
+            earlier = first.setdefault((item.trace_id, item.span_id), i)
+        if earlier == i:
+            fresh.append((i, item))
+        else:
+            repeated.append((i, earlier))
+    fresh.sort(key=_by_id)
+    store = _store_or_bisect if apart else _store
+    for (i, _), result in zip(fresh, store(conn, [item for _, item in fresh]), strict=True):
+        results[i] = result
+    return repeated
 
 
 def _by_id(placed: tuple[int, Inference]) -> int:
@@ -90,6 +105,11 @@ def deadlocked(error: DBAPIError) -> bool:
 
 def _state(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or "22000"  # the driver refuses a NUL without asking the server
+
+
+def _is_in_nobodys_way(item: Inference, earlier: Inference, result: StoreResult) -> bool:
+    """Whether the ``earlier`` one with the same id or span was not stored, and says nothing about this item."""
+    return result.status in ("conflict", "quarantined") and item.payload_sha256 != earlier.payload_sha256
 
 
 def _repeated(item: Inference, earlier: Inference, result: StoreResult) -> StoreResult:

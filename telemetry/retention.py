@@ -187,10 +187,11 @@ def _shown_texts(report: Any) -> list[str]:
 
 def _scrubbed(value: Any, gone: frozenset[str], inside: tuple[str, ...], ids: frozenset[str]) -> Any:
     if isinstance(value, str):
+        if value in gone:
+            return ERASED
         for part in inside:
             value = value.replace(part, ERASED)
-        value = _ID.sub(lambda found: ERASED if found[0] in ids else found[0], value)
-        return ERASED if value in gone else value
+        return _ID.sub(lambda found: ERASED if found[0] in ids else found[0], value)
     if isinstance(value, Mapping):
         return {name: _scrubbed(inner, gone, inside, ids) for name, inner in value.items()}
     if isinstance(value, list):

@@ -1,5 +1,6 @@
 """Readers who are too many are told so in time, and hold up nobody else."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
@@ -9,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from api import lanes
+from api.errors import DatabaseBusy
 from telemetry.database import create_engine
 from tests.api.test_keys import refusal
 
@@ -66,3 +68,21 @@ def test_eight_who_read_a_thousand_rows_again_and_again_are_not_refused(client, 
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(read, range(40))) == {(200, 1000)}
+
+
+@pytest.mark.anyio
+async def test_what_was_answered_busy_since_no_thread_could_be_had_is_never_done(module_url, monkeypatch):
+    engine, done = create_engine(module_url, pool_size=1), []
+    lane = lanes.Lane(engine, name="lane", threads=1)
+
+    def no_thread(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(DatabaseBusy):
+            await lane.ask(lambda _: done.append("rollback"))
+    await lane.ask(lambda _: done.append("another"))
+    assert done == ["another"]
+    lane.stop()
+    engine.dispose()

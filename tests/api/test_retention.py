@@ -25,7 +25,7 @@ from telemetry.golden import golden, list_golden, promoted, put_golden
 from telemetry.ids import keyed_hash, new_id
 from telemetry.inferences import store_inferences
 from telemetry.records import DecisionRecord, Feedback, Inference, Payload, SegmentRecord
-from telemetry.retention import count_prunable
+from telemetry.retention import count_prunable, scrub_reports
 from telemetry.tables import metadata
 from tests.api.conftest import running
 
@@ -468,3 +468,15 @@ def test_neither_logs_nor_files_of_the_server_hold_a_text_or_a_person(
     printed = "".join(capfd.readouterr())
     files = [path for path in tmp_path.rglob("*") if path.is_file() and CANARY.encode() in path.read_bytes()]
     assert (CANARY in printed, files) == (False, [])
+
+
+def test_a_text_that_quotes_its_own_inference_goes_whole_from_reports(engine):
+    key = new_id()
+    said = f"why did {key} go to math?"
+    with engine.begin() as conn:
+        night = "learner_run (run_id, fencing_token, status, report) values (:run, 1, 'finished', :report)"
+        report = json.dumps({"examples": [said, f"about {key}"]})
+        conn.execute(text(f"insert into {night}"), {"run": uuid4(), "report": report})
+        scrub_reports(conn, texts=[said], ids=frozenset({str(key)}))
+        kept = conn.execute(text("select report from learner_run")).scalar_one()
+    assert kept == {"examples": ["[erased]", "about [erased]"]}

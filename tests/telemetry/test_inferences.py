@@ -275,6 +275,26 @@ def test_what_is_refused_is_not_taken_for_stored_when_its_batch_has_it_twice(con
     assert [r.status for r in store_inferences(connection, [other, other])] == ["conflict", "conflict"]
 
 
+NUL = {"session_id": "\0"}  # the schema keeps it out; Postgres would not have it
+
+
+@pytest.mark.parametrize("way", ["its id is taken", "the database refuses it"])
+def test_what_was_not_stored_stands_in_the_way_of_nothing_behind_it(connection: Connection, way: str) -> None:
+    taken = logged()
+    store_inferences(connection, [taken])
+    before = spanned(inference_id=taken.inference_id) if way == "its id is taken" else spanned(**NUL)
+    behind, last = spanned(payload_sha256=b"three"), spanned(payload_sha256=b"four")
+    results = store_inferences(connection, [replace(before, payload_sha256=b"two"), behind, last])
+    refused = "conflict" if way == "its id is taken" else "quarantined"
+    assert [result.status for result in results] == [refused, "stored", "conflict"]
+
+
+def test_an_id_whose_first_event_was_refused_for_its_span_is_free(connection: Connection) -> None:
+    one, key = spanned(), new_id()
+    events = [one, spanned(inference_id=key, payload_sha256=b"two"), logged(key, payload_sha256=b"three")]
+    assert [result.status for result in store_inferences(connection, events)] == ["stored", "conflict", "stored"]
+
+
 def test_sixteen_clients_with_the_same_event_make_one_row(engine: Engine) -> None:
     item = logged(client_request_id="c")
     statuses: list[str] = []

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -75,10 +75,12 @@ def signals_as_at_a_terminal() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def serving(home: Path, *arguments: str, port: int = 0, path: str = "/readyz", **more: str) -> Iterator[ServeProcess]:
-    """Run ``trimtab serve`` until it answers 200 at ``path``; what still runs at the end is stopped."""
+def serving(
+    home: Path, *arguments: str, port: int = 0, path: str = "/readyz", by: Sequence[str] = (), **more: str
+) -> Iterator[ServeProcess]:
+    """Run ``trimtab serve``, by ``nohup`` say, until it answers 200 at ``path``; what runs at the end is stopped."""
     output = home / f"serve-{uuid4().hex[:8]}.log"
-    command = [*TRIMTAB, "serve", "--port", str(port), *arguments]
+    command = [*by, *TRIMTAB, "serve", "--port", str(port), *arguments]
     with output.open("w") as file, signals_as_at_a_terminal():
         process = subprocess.Popen(
             command, env=environment(home, **more), stdout=file, stderr=subprocess.STDOUT, text=True

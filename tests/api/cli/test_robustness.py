@@ -243,6 +243,16 @@ def test_ctrl_c_does_not_wait_at_all(served_home, workers):
         assert "Traceback" not in server.printed()
 
 
+def test_a_closed_terminal_stops_workers_unless_it_is_ignored(served_home):
+    with serving(served_home, "--workers", "2") as server:
+        assert server.end(signal.SIGHUP) == 0
+        assert "Stopped; everything acknowledged is stored." in server.printed()
+    with serving(served_home, "--workers", "2", by=["nohup"]) as server:
+        server.process.send_signal(signal.SIGHUP)
+        time.sleep(2)
+        assert ready(server.address) == (200, False)
+
+
 def test_workers_whose_server_was_killed_do_not_drain(served_home):
     with serving(served_home, "--workers", "2", TRIMTAB_DRAIN_SECONDS="600") as server:
         workers = wait_for(lambda: len(found := workers_of(server)) == 2 and found)
