@@ -5,7 +5,9 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,6 +17,7 @@ from sqlalchemy import Connection, Engine, text
 from telemetry import embedded_postgres, migrate
 from telemetry.database import create_engine
 from telemetry.embedded_postgres import EmbeddedPostgres
+from telemetry.records import StoreResult
 from telemetry.tables import metadata
 from tests.faults.counting import pytest_collection_modifyitems, pytest_terminal_summary
 
@@ -111,6 +114,29 @@ def until_waiting(engine: Engine) -> Callable[[int], None]:
                 time.sleep(0.01)
 
     return until_waiting
+
+
+@pytest.fixture
+def stored_in_two_orders(
+    engine: Engine, until_waiting: Callable[[int], None]
+) -> Callable[..., list[list[StoreResult]]]:
+    """Returns what stores three items in two transactions at once, in both orders, and gives the results of each."""
+
+    def stored_in_two_orders(
+        store: Callable[[Connection, list[Any]], list[StoreResult]], items: list[Any]
+    ) -> list[list[StoreResult]]:
+        def send(order: list[Any]) -> list[StoreResult]:
+            with engine.begin() as conn:
+                return store(conn, order)
+
+        with ThreadPoolExecutor(2) as pool:
+            with engine.begin() as conn:
+                store(conn, [items[1]])  # each of the two stores up to this one, then both go on
+                sent = [pool.submit(send, order) for order in (items, items[::-1])]
+                until_waiting(2)
+            return [future.result() for future in sent]
+
+    return stored_in_two_orders
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -116,3 +116,17 @@ def serving(app: FastAPI, *, keep_alive_seconds: int = 5) -> Iterator[str]:
 def client(module_url: str, app_settings: Settings) -> Iterator[httpx.Client]:
     with running(app_settings, module_url) as address, httpx.Client(base_url=address, timeout=20) as http:
         yield http
+
+
+@pytest.fixture(scope="module")
+def rows(module_url: str) -> Iterator[Callable[[], dict[str, int]]]:
+    """Counts the rows of every table."""
+    engine = create_engine(module_url, pool_size=1)
+    counts = " union all ".join(f"select '{t.name}', count(*) from {t.name}" for t in metadata.sorted_tables)
+
+    def count() -> dict[str, int]:
+        with engine.connect() as connection:
+            return dict(connection.execute(text(counts)).all())
+
+    yield count
+    engine.dispose()

@@ -5,13 +5,11 @@ import socket
 
 import httpx
 import pytest
-from sqlalchemy import text
 
 from api.admission import OPEN
 from api.settings import read_settings
 from telemetry.api_keys import create_key
 from telemetry.database import create_engine
-from telemetry.tables import metadata
 from tests.api.cli.processes import wait_for
 from tests.api.conftest import running
 from tests.api.raw_http import answers
@@ -55,20 +53,6 @@ def shop(module_url, home, fleet_file):
     chosen = read_settings(home=home, fleet=fleet_file, cors_origins=SHOP)
     with running(chosen, module_url) as address, httpx.Client(base_url=address, timeout=20) as http:
         yield http
-
-
-@pytest.fixture(scope="module")
-def rows(module_url):
-    """Counts the rows of every table."""
-    engine = create_engine(module_url, pool_size=1)
-    counts = " union all ".join(f"select '{t.name}', count(*) from {t.name}" for t in metadata.sorted_tables)
-
-    def count():
-        with engine.connect() as connection:
-            return dict(connection.execute(text(counts)).all())
-
-    yield count
-    engine.dispose()
 
 
 def send(client, call, **headers):

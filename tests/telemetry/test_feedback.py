@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -10,7 +9,7 @@ from sqlalchemy import Connection, Engine, text
 from telemetry.feedback import list_feedback, mark_orphans, read_feedback, resolve_waiting, store_feedback
 from telemetry.ids import new_id
 from telemetry.inferences import store_inferences
-from telemetry.records import DecisionRecord, Feedback, Inference, SegmentRecord
+from telemetry.records import DecisionRecord, Feedback, Inference, SegmentRecord, StoreResult
 
 
 def vote(target: str, **changes: object) -> Feedback:
@@ -61,7 +60,7 @@ def test_a_vote_is_revised_and_withdrawn_by_new_revisions(connection: Connection
 
 @pytest.mark.parametrize("op", ["create", "revise"])
 def test_the_same_votes_in_two_orders_at_once_wait_for_each_other_and_nothing_fails(
-    engine: Engine, until_waiting: Callable[[int], None], op: str
+    engine: Engine, stored_in_two_orders: Callable[..., list[list[StoreResult]]], op: str
 ) -> None:
     votes = [vote("r", feedback_id=UUID(int=i)) for i in (1, 2, 3)]
     changes = {"op": op} if op == "create" else {"op": op, "value": "down", "payload_sha256": b"down"}
@@ -70,18 +69,9 @@ def test_the_same_votes_in_two_orders_at_once_wait_for_each_other_and_nothing_fa
         with engine.begin() as conn:
             store_feedback(conn, votes)
 
-    def send(order: list[Feedback]) -> list[tuple[UUID, str]]:
-        with engine.begin() as conn:
-            return [(result.id, result.status) for result in store_feedback(conn, order)]
-
-    with ThreadPoolExecutor(2) as pool:
-        with engine.begin() as conn:
-            store_feedback(conn, [items[1]])  # each of the two stores up to this one, then both go on
-            sent = [pool.submit(send, order) for order in (items, items[::-1])]
-            until_waiting(2)
-        found = [future.result() for future in sent]
-    assert [[key.int for key, _ in results] for results in found] == [[1, 2, 3], [3, 2, 1]]
-    assert sorted(status for results in found for _, status in results) == ["duplicate"] * 4 + ["stored"] * 2
+    found = stored_in_two_orders(store_feedback, items)
+    assert [[result.id.int for result in results] for results in found] == [[1, 2, 3], [3, 2, 1]]
+    assert sorted(result.status for results in found for result in results) == ["duplicate"] * 4 + ["stored"] * 2
 
 
 def test_a_revised_vote_stays_its_users(connection: Connection) -> None:

@@ -25,6 +25,7 @@ from telemetry.records import (
     OutcomeRecord,
     Payload,
     SegmentRecord,
+    StoreResult,
 )
 from telemetry.tables import dead_letter, inference
 
@@ -312,22 +313,13 @@ def test_sixteen_clients_with_the_same_event_make_one_row(engine: Engine) -> Non
 
 
 def test_the_same_events_in_two_orders_at_once_wait_for_each_other_and_nothing_fails(
-    engine: Engine, until_waiting: Callable[[int], None]
+    stored_in_two_orders: Callable[..., list[list[StoreResult]]],
 ) -> None:
     items = [logged(UUID(int=i), client_request_id=str(i)) for i in (1, 2, 3)]
 
-    def send(order: list[Inference]) -> list[tuple[UUID, str]]:
-        with engine.begin() as conn:
-            return [(result.id, result.status) for result in store_inferences(conn, order)]
-
-    with ThreadPoolExecutor(2) as pool:
-        with engine.begin() as conn:
-            store_inferences(conn, [items[1]])  # each of the two stores up to this one, then both go on
-            sent = [pool.submit(send, order) for order in (items, items[::-1])]
-            until_waiting(2)
-        found = [future.result() for future in sent]
-    assert [[key.int for key, _ in results] for results in found] == [[1, 2, 3], [3, 2, 1]]
-    assert sorted(status for results in found for _, status in results) == ["duplicate"] * 4 + ["stored"] * 2
+    found = stored_in_two_orders(store_inferences, items)
+    assert [[result.id.int for result in results] for results in found] == [[1, 2, 3], [3, 2, 1]]
+    assert sorted(result.status for results in found for result in results) == ["duplicate"] * 4 + ["stored"] * 2
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
